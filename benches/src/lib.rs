@@ -1,0 +1,1 @@
+//! Criterion benches over the cases of `barelm::llm::benchmarks`.

@@ -1,0 +1,1 @@
+//! BareLM on Linux.

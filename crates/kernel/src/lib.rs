@@ -1,0 +1,9 @@
+//! BareLM: a language model runtime that needs no operating system.
+//!
+//! - [`llm`] is the runtime: text in, text out, on borrowed memory, for any platform.
+//! - `boot` and its neighbours (bare metal with feature `boot` only) bring up an AArch64 machine and run it.
+#![cfg_attr(not(feature = "std"), no_std)]
+
+extern crate alloc;
+
+pub mod llm;

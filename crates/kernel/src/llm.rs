@@ -1,12 +1,28 @@
 //! The language model: text in, text out, no operating system assumed.
 //!
 //! Read in this order:
-//! 1. `gguf` reads the model file; `quant` knows the block formats inside it.
+//! 1. [`gguf`] reads the model file; [`quant`] knows the block formats inside it.
 //! 2. `tokenizer` turns text into token ids and back.
 //! 3. `simd` holds the arithmetic, one table per instruction set, all with the same bits; `math` its functions.
-//! 4. `arena`, `pool`: memory and workers, both lent by the platform.
+//!
+//! With feature `llm-transformer`:
+//!
+//! 4. `model` checks a file's tensors against its shape, and `tensor` multiplies with them.
+//! 5. `plan` says how much memory a session needs, from the header alone; `arena` hands it out; `kv_cache` and
+//!    `shared` are what lies in it; `pool` is the team of workers. Memory and workers are lent by the platform.
+//! 6. `transformer` runs a batch of positions through all layers and leaves logits.
+//! 7. `sampler` picks the next id, `chat` writes conversations as the model knows them, `generate` is the loop
+//!    around all of it.
+//! 8. `benchmarks` is the suite.
+//!
+//! Nothing allocates after a `Session` and a `Sampler` are built.
+
+pub mod gguf;
+pub mod quant;
 
 #[cfg(feature = "llm-transformer")]
 pub mod arena;
+#[cfg(feature = "llm-transformer")]
+pub mod chat;
 #[cfg(feature = "llm-transformer")]
 pub mod pool;

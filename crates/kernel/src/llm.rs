@@ -2,7 +2,7 @@
 //!
 //! Read in this order:
 //! 1. [`gguf`] reads the model file; [`quant`] knows the block formats inside it.
-//! 2. `tokenizer` turns text into token ids and back.
+//! 2. [`tokenizer`] turns text into token ids and back.
 //! 3. `simd` holds the arithmetic, one table per instruction set, all with the same bits; `math` its functions.
 //!
 //! With feature `llm-transformer`:
@@ -26,3 +26,4 @@ pub mod arena;
 pub mod chat;
 #[cfg(feature = "llm-transformer")]
 pub mod pool;
+pub mod tokenizer;

@@ -1,0 +1,209 @@
+//! Byte-level BPE: every byte is a symbol, pairs merge in the order of the file's merge list.
+//!
+//! Files write bytes as printable characters ("the byte alphabet" of GPT-2): `!`..`~`, `¡`..`¬` and `®`..`ÿ` stand
+//! for themselves, the other 68 bytes are U+0100.. in order. Texts are never rewritten to it: a byte leads to its
+//! symbol by a table, and pairs of symbols to their merge by a hash table over ids.
+
+use alloc::vec::Vec;
+
+use super::TokenizerError;
+use super::merge::{Merger, Rule, Symbol};
+use super::vocab::{Hash, MAX_PROBES, Vocab};
+
+/// Bytes that stand for themselves in the byte alphabet.
+const fn is_printable(byte: u8) -> bool {
+    matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff)
+}
+
+/// The code point that stands for each byte.
+const ALPHABET: [u16; 256] = {
+    let mut alphabet = [0; 256];
+    let (mut byte, mut others) = (0, 0);
+    while byte < 256 {
+        if is_printable(byte as u8) {
+            alphabet[byte] = byte as u16;
+        } else {
+            alphabet[byte] = 256 + others;
+            others += 1;
+        }
+        byte += 1;
+    }
+    alphabet
+};
+
+/// The byte of each code point below 256 + 68; `None` for those outside the alphabet.
+static BYTES: [Option<u8>; 256 + 68] = {
+    let mut bytes = [None; 256 + 68];
+    let mut byte = 0;
+    while byte < 256 {
+        bytes[ALPHABET[byte] as usize] = Some(byte as u8);
+        byte += 1;
+    }
+    bytes
+};
+
+/// The UTF-8 of a byte's character: one or two bytes.
+fn spelled(byte: u8, buffer: &mut [u8; 2]) -> &[u8] {
+    let code = ALPHABET[byte as usize];
+    if code < 128 {
+        buffer[0] = code as u8;
+        &buffer[..1]
+    } else {
+        *buffer = [0xc0 | (code >> 6) as u8, 0x80 | (code & 0x3f) as u8];
+        buffer
+    }
+}
+
+/// The byte that the character at the start of `text` stands for, and how many bytes the character has.
+/// A character outside the alphabet has no byte.
+pub(super) fn unspelled(text: &[u8]) -> (Option<u8>, usize) {
+    match *text {
+        [one, ..] if one < 128 => (BYTES[one as usize], 1),
+        [lead, trail, ..] if lead >> 5 == 0b110 && trail >> 6 == 0b10 => {
+            let code = usize::from(lead & 0x1f) << 6 | usize::from(trail & 0x3f);
+            (BYTES.get(code).copied().flatten(), 2)
+        }
+        _ => (None, 1),
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Merge {
+    left: u32,
+    right: u32,
+    rank: u32,
+    merged: u32,
+}
+
+const FREE: Merge = Merge { left: u32::MAX, right: u32::MAX, rank: 0, merged: 0 };
+
+/// The merges of a vocabulary.
+pub struct Bpe {
+    /// The symbol of each byte; one that is no token is a ghost of the vocabulary.
+    byte_symbols: [u32; 256],
+    /// Open addressing with linear probing, at most half full.
+    merges: Vec<Merge>,
+    merge_bits: u32,
+    /// A word that is a token as it stands is that token, whatever the merges say.
+    whole_words: bool,
+}
+
+impl Bpe {
+    /// Reads the merge list of `count` lines: `left right` in order of priority, the first of equal pairs counts. Lines without two
+    /// halves can never apply and are passed over, as llama.cpp does.
+    pub fn new<'m>(
+        vocab: &mut Vocab<'_>,
+        merges: impl Iterator<Item = &'m [u8]>,
+        count: usize,
+        whole_words: bool,
+    ) -> Result<Self, TokenizerError> {
+        let mut byte_symbols = [0; 256];
+        for byte in 0..=255 {
+            byte_symbols[byte as usize] = vocab.intern(spelled(byte, &mut [0; 2]), b"")?;
+        }
+        if count >= i32::MAX as usize {
+            return Err(TokenizerError::TooManyMerges { merges: count });
+        }
+        let merge_bits = (count * 2).next_power_of_two().trailing_zeros().max(4);
+        let mut bpe =
+            Bpe { byte_symbols, merges: alloc::vec![FREE; 1 << merge_bits], merge_bits, whole_words };
+        for (rank, line) in merges.take(count).enumerate() {
+            // A half may start with a space, so the separator is looked for from the second byte on.
+            let Some(space) = line.iter().skip(1).position(|&byte| byte == b' ') else { continue };
+            let (left, right) = (&line[..space + 1], &line[space + 2..]);
+            if right.is_empty() {
+                continue;
+            }
+            let pair = (vocab.intern(left, b"")?, vocab.intern(right, b"")?);
+            let merged = vocab.intern(left, right)?;
+            let mask = bpe.merges.len() - 1;
+            let mut slot = bpe.slot(pair);
+            let mut probes = 0;
+            loop {
+                let found = bpe.merges[slot];
+                if found.left == FREE.left {
+                    bpe.merges[slot] = Merge { left: pair.0, right: pair.1, rank: rank as u32, merged };
+                    break;
+                }
+                if (found.left, found.right) == pair {
+                    break;
+                }
+                slot = (slot + 1) & mask;
+                probes += 1;
+                if probes == MAX_PROBES {
+                    return Err(TokenizerError::Collisions);
+                }
+            }
+        }
+        Ok(bpe)
+    }
+
+    /// Appends the ids of one word.
+    pub(super) fn encode(&self, vocab: &Vocab<'_>, merger: &mut Merger, word: &[u8], out: &mut Vec<u32>) {
+        if self.whole_words
+            && let Some(id) = find_word(vocab, word)
+        {
+            out.push(id);
+            return;
+        }
+        merger.symbols.clear();
+        merger.symbols.extend(word.iter().map(|&byte| Symbol::new(self.byte_symbols[byte as usize], 0, 1)));
+        merger.merge(self);
+        for symbol in &merger.symbols {
+            if (symbol.id as usize) < vocab.len() {
+                out.push(symbol.id);
+                continue;
+            }
+            // No token: its bytes as they are spelled, those that are tokens. (llama.cpp looks up single bytes of
+            // the UTF-8 here, so a letter outside ASCII gives nothing.)
+            for byte in vocab.any_text(symbol.id) {
+                out.extend(vocab.find(core::slice::from_ref(byte)));
+            }
+        }
+    }
+
+    /// Bytes on the heap.
+    pub fn heap_bytes(&self) -> usize {
+        self.merges.capacity() * size_of::<Merge>()
+    }
+
+    fn slot(&self, (left, right): (u32, u32)) -> usize {
+        let key = u64::from(left) << 32 | u64::from(right);
+        let mixed = (key ^ key >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        ((mixed ^ mixed >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - self.merge_bits)) as usize
+    }
+}
+
+impl Rule for Bpe {
+    fn pair(&self, left: &Symbol, right: &Symbol) -> Option<(u32, u32)> {
+        let mask = self.merges.len() - 1;
+        let mut slot = self.slot((left.id, right.id));
+        loop {
+            let merge = &self.merges[slot];
+            if merge.left == left.id && merge.right == right.id {
+                return Some((merge.rank, merge.merged));
+            }
+            if merge.left == FREE.left {
+                return None;
+            }
+            slot = (slot + 1) & mask;
+        }
+    }
+}
+
+/// The token that spells exactly `word`.
+fn find_word(vocab: &Vocab<'_>, word: &[u8]) -> Option<u32> {
+    if word.len() > vocab.longest() {
+        return None;
+    }
+    let hash = word.iter().fold(Hash::new(), |hash, &byte| hash.with(spelled(byte, &mut [0; 2])));
+    vocab.find_hashed(hash, |text| {
+        let mut rest = text;
+        for &byte in word {
+            let mut buffer = [0; 2];
+            let Some(after) = rest.strip_prefix(spelled(byte, &mut buffer)) else { return false };
+            rest = after;
+        }
+        rest.is_empty()
+    })
+}

@@ -4,6 +4,8 @@
 //! 1. [`gguf`] reads the model file; [`quant`] knows the block formats inside it.
 //! 2. [`tokenizer`] turns text into token ids and back.
 //! 3. `simd` holds the arithmetic, one table per instruction set, all with the same bits; `math` its functions.
+//! 2. `tokenizer` turns text into token ids and back.
+//! 3. [`simd`] holds the arithmetic, one table per instruction set, all with the same bits; [`math`] its functions.
 //!
 //! With feature `llm-transformer`:
 //!
@@ -18,7 +20,9 @@
 //! Nothing allocates after a `Session` and a `Sampler` are built.
 
 pub mod gguf;
+pub mod math;
 pub mod quant;
+pub mod simd;
 
 #[cfg(feature = "llm-transformer")]
 pub mod arena;

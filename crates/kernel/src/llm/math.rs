@@ -1,0 +1,159 @@
+//! The only door to floating-point functions: the same operations, in the same order, on every platform.
+//!
+//! Each function names its operations one by one, so that a vector file can repeat them and get the same bits.
+//! Nothing here asks the platform's mathematics library, whose last bits differ from one system to the next.
+
+/// Adding and subtracting this rounds an f32 of magnitude up to 2^22 to the nearest integer, ties to even.
+pub const ROUND_MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23
+/// Above this `exp` is infinite whatever the rounding, so arguments are clamped to it.
+pub const EXP_MAX: f32 = 89.0;
+/// Below this `exp` is under 2^-126, so arguments are clamped to it.
+pub const EXP_MIN: f32 = -104.0;
+/// ln 2 rounded to f32.
+pub const LN2_HIGH: f32 = core::f32::consts::LN_2;
+/// What f32 leaves of ln 2.
+pub const LN2_LOW: f32 = (core::f64::consts::LN_2 - core::f32::consts::LN_2 as f64) as f32;
+/// Coefficients of `(exp(r) - 1 - r) / r^2` on `|r| <= ln 2 / 2`, lowest power first: the interpolant through the
+/// Chebyshev nodes. `exp(r)` so approximated is within 1.02e-8 of the truth, a sixth of an ulp, before rounding.
+pub const EXP_COEFFICIENTS: [f32; 5] = [0.5, 0.166_665_77, 0.041_666_556, 0.008_363_233, 0.001_392_625_1];
+
+/// `a * b + c`, rounded once.
+#[inline(always)]
+pub fn fma(a: f32, b: f32, c: f32) -> f32 {
+    libm::fmaf(a, b, c)
+}
+
+/// Square root, correctly rounded.
+#[inline(always)]
+pub fn sqrt(x: f32) -> f32 {
+    libm::sqrtf(x)
+}
+
+/// Nearest integer, ties to even, for `|x| <= 2^22`.
+#[inline(always)]
+pub fn round_ties_even(x: f32) -> f32 {
+    (x + ROUND_MAGIC) - ROUND_MAGIC
+}
+
+/// `e^x` within 2 ulp: `exp(0)` is exactly 1, results below 2^-126 are 0, too large ones infinite, NaN stays NaN.
+///
+/// With `n = round(x / ln 2)` and `r = x - n ln 2`: `2^n (1 + r + r^2 q(r))`. The power of two is multiplied in two
+/// halves, because 2^128 is not an f32 while results with `n = 128` may be.
+#[inline]
+pub fn exp(x: f32) -> f32 {
+    let x = if x > EXP_MAX { EXP_MAX } else { x };
+    let x = if x < EXP_MIN { EXP_MIN } else { x };
+    let shifted = fma(x, core::f32::consts::LOG2_E, ROUND_MAGIC);
+    let n = shifted - ROUND_MAGIC;
+    let r = fma(n, -LN2_HIGH, x);
+    let r = fma(n, -LN2_LOW, r);
+    let [c0, c1, c2, c3, c4] = EXP_COEFFICIENTS;
+    let q = fma(c4, r, c3);
+    let q = fma(q, r, c2);
+    let q = fma(q, r, c1);
+    let q = fma(q, r, c0);
+    let p = fma(q, r, 1.0);
+    let p = fma(p, r, 1.0);
+    let n = (shifted.to_bits() as i32).wrapping_sub(ROUND_MAGIC.to_bits() as i32);
+    let half = n >> 1;
+    let rest = n.wrapping_sub(half);
+    let y = (p * power_of_two(half)) * power_of_two(rest);
+    if y < f32::MIN_POSITIVE { 0.0 } else { y }
+}
+
+/// `2^n` for `-127 < n < 128`; any other `n` gives bits without meaning, the same on every platform.
+#[inline(always)]
+fn power_of_two(n: i32) -> f32 {
+    f32::from_bits((n.wrapping_add(127) as u32) << 23)
+}
+
+/// `x / (1 + e^-x)`, the gate of the feed-forward part.
+#[inline]
+pub fn silu(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Distance of `y` from `truth` in units of the last place of an f32 at `truth`.
+    fn ulps(y: f32, truth: f64) -> f64 {
+        let magnitude = truth.abs().max(f64::from(f32::MIN_POSITIVE));
+        let exponent = ((magnitude.to_bits() >> 52) as i32) - 1023;
+        let ulp = f64::from_bits(((exponent - 23 + 1023) as u64) << 52);
+        (f64::from(y) - truth).abs() / ulp
+    }
+
+    fn check_exp(bits: u32) {
+        let x = f32::from_bits(bits);
+        let y = exp(x);
+        if x.is_nan() {
+            assert!(y.is_nan());
+            return;
+        }
+        let truth = libm::exp(f64::from(x));
+        if truth < f64::from(f32::MIN_POSITIVE) * (1.0 - 1e-6) {
+            assert_eq!(y.to_bits(), 0, "exp({x:e})");
+        } else if truth > f64::from(f32::MAX) * (1.0 + 1e-6) {
+            assert_eq!(y, f32::INFINITY, "exp({x:e})");
+        } else if y != 0.0 && y.is_finite() {
+            assert!(ulps(y, truth) <= 2.0, "exp({x:e}) = {y:e}, {} ulp", ulps(y, truth));
+        } else {
+            // At the very edge rounding may fall to either side.
+            assert!(
+                truth < 1.000_001 * f64::from(f32::MIN_POSITIVE) || truth > 0.999_999 * f64::from(f32::MAX)
+            );
+        }
+    }
+
+    fn check_silu(bits: u32) {
+        let x = f32::from_bits(bits);
+        // Beyond 87 the exponential leaves f32 and the quotient goes to x or to 0.
+        if x.is_nan() || x.abs() > 87.0 {
+            return;
+        }
+        let truth = f64::from(x) / (1.0 + libm::exp(-f64::from(x)));
+        // exp 2 ulp (one more where 1 + e crosses a binade), the sum and the quotient half an ulp each, doubled
+        // because the ulp of the quotient may be half that of its parts.
+        if truth.abs() >= f64::from(f32::MIN_POSITIVE) {
+            assert!(ulps(silu(x), truth) <= 6.0, "silu({x:e}) is {} ulp off", ulps(silu(x), truth));
+        }
+    }
+
+    #[test]
+    fn exp_of_special_values() {
+        assert_eq!(exp(0.0).to_bits(), 1.0f32.to_bits());
+        assert_eq!(exp(-0.0).to_bits(), 1.0f32.to_bits());
+        assert_eq!(exp(f32::INFINITY), f32::INFINITY);
+        assert_eq!(exp(f32::NEG_INFINITY).to_bits(), 0);
+        assert_eq!(exp(-87.4).to_bits(), 0);
+        assert!(exp(f32::NAN).is_nan());
+        assert!(exp(88.7).is_finite());
+    }
+
+    #[test]
+    fn exp_and_silu_are_close_to_f64() {
+        let stride = if cfg!(miri) { 40_000_003 } else { 1009 };
+        for bits in (0..=u32::MAX).step_by(stride) {
+            check_exp(bits);
+            check_silu(bits);
+        }
+    }
+
+    #[test]
+    #[ignore = "needs minutes: every f32"]
+    fn exp_and_silu_are_close_to_f64_everywhere() {
+        for bits in 0..=u32::MAX {
+            check_exp(bits);
+            check_silu(bits);
+        }
+    }
+
+    #[test]
+    fn rounding_breaks_ties_to_even() {
+        for (x, rounded) in [(0.5, 0.0), (1.5, 2.0), (2.5, 2.0), (-0.5, 0.0), (-1.5, -2.0), (126.5, 126.0)] {
+            assert_eq!(round_ties_even(x), rounded);
+        }
+    }
+}

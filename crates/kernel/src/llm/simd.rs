@@ -1,0 +1,222 @@
+//! The arithmetic: one table of kernels per instruction set, all with the same bits.
+//!
+//! - `scalar` defines every operation: plain, safe and slow; always built.
+//!
+//! A [`Kernels`] can only be had for a CPU that has its instructions, so its methods are safe; they check every
+//! length once and then run one whole operation. The promise that all tables agree bit for bit rests on the rules
+//! in `scalar`: integer sums are exact, and every float sum has one fixed order.
+
+use crate::llm::quant::GgmlType;
+
+mod scalar;
+
+/// Version of the arithmetic: changes whenever the same model, prompt and seed may give other bits.
+pub const ARITHMETIC_VERSION: u32 = 1;
+
+/// Activations quantized to 8 bits in blocks of 32 consecutive values.
+#[derive(Clone, Copy, Debug)]
+pub struct ActivationBlocks<'a> {
+    /// `[positions × k]`, each in -127..=127.
+    pub q: &'a [i8],
+    /// `[positions × k / 32]`: what one step of `q` is worth.
+    pub scale: &'a [f32],
+    /// `[positions × k / 16]`: the sum of 16 consecutive `q`.
+    pub sum16: &'a [i16],
+}
+
+/// What a matrix is multiplied with; the form that the weights' type does not use may be empty.
+#[derive(Clone, Copy, Debug)]
+pub struct Activations<'a> {
+    /// Length of a row of weights.
+    pub k: usize,
+    /// How many vectors are multiplied.
+    pub positions: usize,
+    /// `[positions × k]`, used by F32, F16 and BF16 weights.
+    pub values: &'a [f32],
+    /// Used by quantized weights.
+    pub blocks: ActivationBlocks<'a>,
+}
+
+/// The kernels of one instruction set.
+///
+/// All tables give the same bits. Fields are private: a table can only be had from this module, which checks that
+/// the CPU has what its functions were compiled with.
+pub struct Kernels {
+    /// `scalar`, `avx2` or `neon`.
+    pub name: &'static str,
+    matmul: unsafe fn(GgmlType, &[u8], usize, &Activations<'_>, &mut [f32]),
+    quantize_activations: unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i16]),
+    dequantize: unsafe fn(GgmlType, &[u8], &mut [f32]),
+    dot: unsafe fn(&[f32], &[f32]) -> f32,
+    rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
+    layer_norm: unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]),
+    add: unsafe fn(&mut [f32], &[f32]),
+    silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
+    rope: unsafe fn(&mut [f32], &[f32], &[f32]),
+    to_f16: unsafe fn(&[f32], &mut [u16]),
+    scores16: unsafe fn(&[f32], &[u16], f32, &mut [f32; 16]),
+    max: unsafe fn(&[f32]) -> f32,
+    exp_sub: unsafe fn(&mut [f32], f32) -> f32,
+    accumulate: unsafe fn(&[f32], &[u16], &mut [f32]),
+    merge: unsafe fn(&mut [f32], f32, &[f32], f32),
+}
+
+impl core::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Kernels").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// The reference table.
+pub fn scalar() -> &'static Kernels {
+    &scalar::TABLE
+}
+
+/// Every table this CPU can run, the scalar one first and the fastest last.
+pub fn available() -> impl Iterator<Item = &'static Kernels> {
+    core::iter::once(scalar()).chain(vector())
+}
+
+/// The fastest table this CPU can run.
+pub fn best() -> &'static Kernels {
+    vector().unwrap_or(scalar())
+}
+
+/// The table of that name, if this build has it and this CPU can run it.
+pub fn by_name(name: &str) -> Option<&'static Kernels> {
+    available().find(|kernels| kernels.name == name)
+}
+
+fn vector() -> Option<&'static Kernels> {
+    None
+}
+
+// Every call through the table below is sound for two reasons: lengths are asserted first, and a `&'static Kernels`
+// comes only from `available`, which checks that this CPU has what the function was compiled with.
+impl Kernels {
+    /// `out[p * rows + r]` = row `r` of `weights` times activation vector `p`.
+    ///
+    /// `weights` is `rows` rows in the file's layout. Positions are looped inside, so give a few rows (64 or less)
+    /// at a time and they stay in the first cache; the split does not change a bit of the answer.
+    pub fn matmul(&self, ty: GgmlType, weights: &[u8], rows: usize, x: &Activations<'_>, out: &mut [f32]) {
+        let row_bytes = ty.row_bytes(x.k).expect("k is a multiple of the type's block length");
+        assert_eq!(weights.len(), rows * row_bytes, "{rows} rows of {row_bytes} bytes");
+        assert_eq!(out.len(), rows * x.positions, "{rows} rows times {} positions", x.positions);
+        let elements = x.positions * x.k;
+        if ty.is_quantized() {
+            assert_eq!(x.blocks.q.len(), elements, "quantized activations");
+            assert_eq!(x.blocks.scale.len(), elements / 32, "activation scales");
+            assert_eq!(x.blocks.sum16.len(), elements / 16, "activation sums");
+        } else {
+            assert_eq!(x.values.len(), elements, "activation values");
+        }
+        // SAFETY: the CPU has this table's instructions; all sizes were just asserted.
+        unsafe { (self.matmul)(ty, weights, rows, x, out) }
+    }
+
+    /// Quantizes to 8 bits by blocks of 32: `d = amax / 127`, `q = round-ties-even(x * (1 / d))`.
+    ///
+    /// A block is zero where `d` is 0 or `1 / d` is infinite. A block with a NaN gets a NaN scale.
+    pub fn quantize_activations(&self, x: &[f32], q: &mut [i8], scale: &mut [f32], sum16: &mut [i16]) {
+        assert_eq!(x.len() % 32, 0, "whole blocks");
+        assert_eq!(q.len(), x.len());
+        assert_eq!(scale.len(), x.len() / 32);
+        assert_eq!(sum16.len(), x.len() / 16);
+        // SAFETY: the CPU has this table's instructions; all sizes were just asserted.
+        unsafe { (self.quantize_activations)(x, q, scale, sum16) }
+    }
+
+    /// Expands whole blocks to f32, with the bits of [`crate::llm::quant::dequantize`].
+    pub fn dequantize(&self, ty: GgmlType, bytes: &[u8], out: &mut [f32]) {
+        assert_eq!(ty.row_bytes(out.len()), Some(bytes.len()), "{} values of {}", out.len(), ty.name());
+        // SAFETY: the CPU has this table's instructions; the sizes were just asserted.
+        unsafe { (self.dequantize)(ty, bytes, out) }
+    }
+
+    /// Dot product: 16 virtual lanes by fma, added up by a fixed tree.
+    pub fn dot(&self, a: &[f32], b: &[f32]) -> f32 {
+        assert_eq!(a.len(), b.len());
+        // SAFETY: the CPU has this table's instructions; lengths agree.
+        unsafe { (self.dot)(a, b) }
+    }
+
+    /// `out = (x * s) * weight` with `s = 1 / sqrt(dot(x, x) / n + eps)`.
+    pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        assert_eq!(x.len(), weight.len());
+        assert_eq!(x.len(), out.len());
+        // SAFETY: the CPU has this table's instructions; lengths agree.
+        unsafe { (self.rms_norm)(x, weight, eps, out) }
+    }
+
+    /// `out = fma((x - mean) * s, weight, bias)` with `s = 1 / sqrt(variance + eps)`, mean and variance in one pass.
+    pub fn layer_norm(&self, x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+        assert_eq!(x.len(), weight.len());
+        assert_eq!(x.len(), bias.len());
+        assert_eq!(x.len(), out.len());
+        // SAFETY: the CPU has this table's instructions; lengths agree.
+        unsafe { (self.layer_norm)(x, weight, bias, eps, out) }
+    }
+
+    /// `acc += x`.
+    pub fn add(&self, acc: &mut [f32], x: &[f32]) {
+        assert_eq!(acc.len(), x.len());
+        // SAFETY: the CPU has this table's instructions; lengths agree.
+        unsafe { (self.add)(acc, x) }
+    }
+
+    /// `out = silu(gate) * up`.
+    pub fn silu_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        assert_eq!(gate.len(), up.len());
+        assert_eq!(gate.len(), out.len());
+        // SAFETY: the CPU has this table's instructions; lengths agree.
+        unsafe { (self.silu_mul)(gate, up, out) }
+    }
+
+    /// Rotates the pairs `(2i, 2i + 1)` of `x` by the angle whose cosine and sine are `cos[i]` and `sin[i]`.
+    pub fn rope(&self, x: &mut [f32], cos: &[f32], sin: &[f32]) {
+        assert_eq!(x.len(), 2 * cos.len());
+        assert_eq!(cos.len(), sin.len());
+        // SAFETY: the CPU has this table's instructions; lengths agree.
+        unsafe { (self.rope)(x, cos, sin) }
+    }
+
+    /// The nearest f16 of each value, ties to even.
+    pub fn to_f16(&self, src: &[f32], dst: &mut [u16]) {
+        assert_eq!(src.len(), dst.len());
+        // SAFETY: the CPU has this table's instructions; lengths agree.
+        unsafe { (self.to_f16)(src, dst) }
+    }
+
+    /// Scores of one query against 16 keys stored dimension-major: `out[j] = scale * sum over d of q[d] keys[d][j]`.
+    pub fn scores16(&self, q: &[f32], keys: &[u16], scale: f32, out: &mut [f32; 16]) {
+        assert_eq!(keys.len(), 16 * q.len(), "[head_dim][16]");
+        // SAFETY: the CPU has this table's instructions; lengths agree.
+        unsafe { (self.scores16)(q, keys, scale, out) }
+    }
+
+    /// The largest value; minus infinity of nothing; NaN is passed over.
+    pub fn max(&self, x: &[f32]) -> f32 {
+        // SAFETY: the CPU has this table's instructions; any length will do.
+        unsafe { (self.max)(x) }
+    }
+
+    /// `x = exp(x - max)`; returns the sum over 16 virtual lanes and a fixed tree.
+    pub fn exp_sub(&self, x: &mut [f32], max: f32) -> f32 {
+        // SAFETY: the CPU has this table's instructions; any length will do.
+        unsafe { (self.exp_sub)(x, max) }
+    }
+
+    /// `out[d] = fma(p[j], values[j][d], out[d])` for each `j` in order; `values` is `[p.len() × out.len()]` f16.
+    pub fn accumulate(&self, p: &[f32], values: &[u16], out: &mut [f32]) {
+        assert_eq!(values.len(), p.len() * out.len(), "[positions × head_dim]");
+        // SAFETY: the CPU has this table's instructions; lengths agree.
+        unsafe { (self.accumulate)(p, values, out) }
+    }
+
+    /// `o = fma(o2, b, o * a)`.
+    pub fn merge(&self, o: &mut [f32], a: f32, o2: &[f32], b: f32) {
+        assert_eq!(o.len(), o2.len());
+        // SAFETY: the CPU has this table's instructions; lengths agree.
+        unsafe { (self.merge)(o, a, o2, b) }
+    }
+}

@@ -27,6 +27,8 @@ pub mod simd;
 #[cfg(feature = "llm-transformer")]
 pub mod arena;
 #[cfg(feature = "llm-transformer")]
+pub mod benchmarks;
+#[cfg(feature = "llm-transformer")]
 pub mod chat;
 #[cfg(feature = "llm-transformer")]
 pub mod pool;

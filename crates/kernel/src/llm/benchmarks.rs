@@ -1,0 +1,237 @@
+//! The benchmark suite: the same cases in `cargo bench`, in the kernel and in the comparison.
+//!
+//! Read in this order:
+//! 1. [`clock`] is what a machine lends: ticks and event counters.
+//! 2. [`case`](mod@case) is a case and how it is measured; [`stats`] describes its samples.
+//! 3. [`micro`] holds the small cases.
+//! 4. [`targets`] are the lines results are held against; [`summary`] prints them, [`record`] stores them as JSON
+//!    lines, [`regression`] compares two runs.
+//!
+//! A case states its work, checks its own answer (a wrong answer is a failure, not a fast result) and hides its
+//! inputs from the optimizer. Where instructions are counted exactly, every iteration count is a constant.
+
+pub mod case;
+pub mod clock;
+pub mod micro;
+pub mod record;
+pub mod regression;
+pub mod stats;
+pub mod summary;
+pub mod targets;
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+
+pub use case::{Case, Effort, Measurement, Work, WrongAnswer, measure};
+pub use clock::{Clock, ClockKind, Counter, CounterSample};
+pub use regression::{Verdict, check_regression};
+pub use stats::Stats;
+
+use super::pool::Team;
+
+/// How to run the suite.
+#[derive(Clone, Copy, Debug)]
+pub struct BenchmarkConfig<'a> {
+    /// Calls of a case before its first sample.
+    pub warmup_iterations: usize,
+    /// Samples of a case.
+    pub measurement_iterations: usize,
+    /// Measure the vector kernels beside the scalar ones; without it only the scalar ones.
+    pub use_simd: bool,
+    /// Write every result to the log as soon as it is there.
+    pub verbose: bool,
+    /// Seconds for a micro-case, all its kernel tables together.
+    pub micro_limit_s: f64,
+    /// Seconds for an end-to-end case; three samples are taken however long they take.
+    pub end_to_end_limit_s: f64,
+    /// Run only cases whose name contains this.
+    pub filter: Option<&'a str>,
+    /// Retired instructions of cases, counted in another boot, for clocks without counters.
+    ///
+    /// The name is `case/table` (or `case` where no table is involved); the number is the `instructions` of the
+    /// record written under constant iteration counts: [`case::FIXED_CALLS`] times [`case::FIXED_SAMPLES`] calls.
+    pub instruction_counts: &'a [(&'a str, u64)],
+    /// Fields of the environment for the records: machine, toolchain, commit, model hash, date.
+    pub environment: &'a [(&'a str, &'a str)],
+}
+
+impl Default for BenchmarkConfig<'_> {
+    fn default() -> Self {
+        Self {
+            warmup_iterations: 100,
+            measurement_iterations: 1000,
+            use_simd: true,
+            verbose: false,
+            micro_limit_s: 2.0,
+            end_to_end_limit_s: 5.0,
+            filter: None,
+            instruction_counts: &[],
+            environment: &[],
+        }
+    }
+}
+
+/// What the suite runs on: the workers, and later what they run.
+#[derive(Clone, Copy)]
+pub struct Subject<'s> {
+    team: &'s dyn Team,
+}
+
+impl<'s> Subject<'s> {
+    /// A machine with `team`.
+    pub fn new(team: &'s dyn Team) -> Self {
+        Self { team }
+    }
+}
+
+/// One measured case.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CaseResult {
+    /// Its name; end-to-end cases add the model: `decode/tiny`.
+    pub name: String,
+    /// What a unit of its work is.
+    pub unit: &'static str,
+    /// The kernel table that did the work, or `none`.
+    pub kernels: &'static str,
+    /// Samples and what they say.
+    pub measurement: Measurement,
+}
+
+/// A case without a result.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failure {
+    /// The case.
+    pub name: String,
+    /// The kernel table, or `none`.
+    pub kernels: &'static str,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// What a run of the suite found.
+#[derive(Clone, Debug)]
+pub struct Results {
+    /// Measured cases, in the order they ran.
+    pub results: Vec<CaseResult>,
+    /// Cases that failed.
+    pub failures: Vec<Failure>,
+    /// Lines to print below the whole-model results: what was run on what.
+    pub notes: Vec<String>,
+    /// The chosen kernel table.
+    pub kernels: &'static str,
+    /// Members of the team.
+    pub cores: usize,
+    /// Wall or emulated.
+    pub clock: ClockKind,
+    counted: Vec<(String, u64)>,
+}
+
+impl Results {
+    /// The result of `case` with the kernel table `kernels`.
+    pub fn find(&self, case: &str, kernels: &str) -> Option<&CaseResult> {
+        self.results.iter().find(|r| r.name == case && r.kernels == kernels)
+    }
+
+    /// The result of `case` with the chosen table, or without any where none is involved.
+    pub fn chosen(&self, case: &str) -> Option<&CaseResult> {
+        self.find(case, self.kernels).or_else(|| self.find(case, "none"))
+    }
+
+    /// Retired instructions per unit of a result's work: counted in this run, or given from another.
+    pub fn instructions_per_unit(&self, result: &CaseResult) -> Option<f64> {
+        result.measurement.instructions_per_unit().or_else(|| {
+            let (_, count) = self.counted.iter().find(|(name, _)| match name.split_once('/') {
+                Some((case, kernels)) => case == result.name && kernels == result.kernels,
+                None => *name == result.name && result.kernels == "none",
+            })?;
+            let calls = case::FIXED_CALLS as f64 * case::FIXED_SAMPLES as f64;
+            Some(*count as f64 / (calls * result.measurement.work.units))
+        })
+    }
+}
+
+/// A run in progress: where results go.
+struct Runner<'r, C: Clock + ?Sized> {
+    config: &'r BenchmarkConfig<'r>,
+    clock: &'r C,
+    run: record::Run<'r>,
+    records: &'r mut dyn fmt::Write,
+    log: &'r mut dyn fmt::Write,
+    results: Results,
+}
+
+impl<C: Clock + ?Sized> Runner<'_, C> {
+    fn wants(&self, name: &str) -> bool {
+        self.config.filter.is_none_or(|filter| name.contains(filter))
+    }
+
+    fn measure(
+        &mut self,
+        name: &str,
+        unit: &'static str,
+        kernels: &'static str,
+        effort: Effort,
+        case: &mut dyn Case,
+    ) {
+        match measure(self.clock, effort, case) {
+            Ok(measurement) => {
+                let result = CaseResult { name: name.to_string(), unit, kernels, measurement };
+                if self.config.verbose {
+                    let s = &result.measurement.stats;
+                    let _ = writeln!(
+                        self.log,
+                        "  {name} ({kernels}): {:.1} ns per {unit}, {} samples{}",
+                        s.median,
+                        s.samples,
+                        if result.measurement.emulated { " (emulated)" } else { "" }
+                    );
+                }
+                if record::write_result(self.records, &self.run, &result).is_err() {
+                    self.fail(name, kernels, "its record could not be written".to_string());
+                }
+                self.results.results.push(result);
+            }
+            Err(wrong) => self.fail(name, kernels, wrong.to_string()),
+        }
+    }
+
+    fn fail(&mut self, name: &str, kernels: &'static str, reason: String) {
+        let failure = Failure { name: name.to_string(), kernels, reason };
+        // A sink that fails here has failed for the results too; the failure itself is in the summary.
+        let _ = record::write_failure(self.records, &self.run, &failure);
+        self.results.failures.push(failure);
+    }
+}
+
+/// Runs the suite: records go to `records` line by line, progress (if verbose) to `log`.
+pub fn run_benchmark_suite<C: Clock + ?Sized>(
+    config: &BenchmarkConfig<'_>,
+    clock: &C,
+    subject: &Subject<'_>,
+    records: &mut dyn fmt::Write,
+    log: &mut dyn fmt::Write,
+) -> Results {
+    let cores = subject.team.size();
+    let results = Results {
+        results: Vec::new(),
+        failures: Vec::new(),
+        notes: Vec::new(),
+        kernels: "scalar",
+        cores,
+        clock: clock.kind(),
+        counted: config.instruction_counts.iter().map(|&(name, n)| (name.to_string(), n)).collect(),
+    };
+    let run = record::Run {
+        clock: clock.kind(),
+        ticks_per_second: clock.ticks_per_second(),
+        cores,
+        environment: config.environment,
+    };
+    let mut runner = Runner { config, clock, run, records, log, results };
+    micro::run(&mut runner);
+    runner.results
+}
+
+#[cfg(test)]
+mod tests;

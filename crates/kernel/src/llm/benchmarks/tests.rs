@@ -1,0 +1,86 @@
+use super::case::tests::HandClock;
+use super::*;
+use crate::llm::pool::Solo;
+
+/// Every look at the clock moves it by a microsecond.
+struct Steps(HandClock);
+
+impl Clock for Steps {
+    fn now(&self) -> u64 {
+        self.0.ticks.set(self.0.ticks.get() + 1000);
+        self.0.ticks.get()
+    }
+    fn ticks_per_second(&self) -> f64 {
+        1e9
+    }
+    fn kind(&self) -> ClockKind {
+        self.0.kind
+    }
+    fn counters(&self) -> CounterSample {
+        CounterSample::none("no counters in this test")
+    }
+    fn calibrates(&self) -> bool {
+        self.0.calibrates
+    }
+}
+
+fn suite(kind: ClockKind, config: BenchmarkConfig<'_>) -> (Results, String, String) {
+    let clock = Steps(HandClock::new(true, kind));
+    let (mut records, mut log, mut summary) = (String::new(), String::new(), String::new());
+    let results = run_benchmark_suite(&config, &clock, &Subject::new(&Solo), &mut records, &mut log);
+    results.print_summary(&mut summary).unwrap();
+    (results, records, summary)
+}
+
+fn quick() -> BenchmarkConfig<'static> {
+    BenchmarkConfig { warmup_iterations: 2, measurement_iterations: 5, ..BenchmarkConfig::default() }
+}
+
+#[test]
+fn the_suite_measures_records_and_prints() {
+    let config = BenchmarkConfig { environment: &[("machine", "a \"test\"")], ..quick() };
+    let (results, records, summary) = suite(ClockKind::Wall, config);
+    assert_eq!(results.failures, []);
+    assert_eq!(records.lines().count(), results.results.len());
+    for line in records.lines() {
+        assert!(line.starts_with("{\"schema\":1,") && line.ends_with('}'), "{line}");
+        assert!(line.contains("\"environment\":{\"machine\":\"a \\\"test\\\"\"}"), "{line}");
+        assert!(line.contains("not available: no counters in this test"), "{line}");
+    }
+    assert!(summary.contains("arena_alloc"), "{summary}");
+    assert!(summary.is_ascii());
+    for line in summary.lines() {
+        assert!(line.len() <= 80, "{} columns: {line}", line.len());
+    }
+}
+
+#[test]
+fn emulated_time_is_never_judged() {
+    let (results, _, summary) = suite(ClockKind::Emulated, quick());
+    assert!(results.passed());
+    assert!(summary.contains("not judged: no instruction counts; boot with --icount"), "{summary}");
+    assert!(!summary.contains("PASS"), "{summary}");
+    for line in summary.lines() {
+        assert!(line.len() <= 80, "{} columns: {line}", line.len());
+    }
+}
+
+#[test]
+fn counts_from_another_boot_are_judged() {
+    let arena = targets::target("arena_alloc").unwrap();
+    let calls = case::FIXED_CALLS * case::FIXED_SAMPLES as u64;
+    for (per_call, passes) in [(30, true), (1001, false)] {
+        let counts = [("arena_alloc", per_call * calls)];
+        let config = BenchmarkConfig { instruction_counts: &counts, ..quick() };
+        let (results, _, summary) = suite(ClockKind::Emulated, config);
+        assert_eq!(results.judged(arena), Some(summary::Judged::Instructions(per_call as f64)));
+        assert_eq!(results.passed(), passes, "{summary}");
+    }
+}
+
+#[test]
+fn a_filter_leaves_the_rest_out() {
+    let (results, records, _) =
+        suite(ClockKind::Wall, BenchmarkConfig { filter: Some("no such case"), ..quick() });
+    assert!(results.results.is_empty() && records.is_empty());
+}

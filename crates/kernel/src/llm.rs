@@ -3,8 +3,6 @@
 //! Read in this order:
 //! 1. [`gguf`] reads the model file; [`quant`] knows the block formats inside it.
 //! 2. [`tokenizer`] turns text into token ids and back.
-//! 3. `simd` holds the arithmetic, one table per instruction set, all with the same bits; `math` its functions.
-//! 2. `tokenizer` turns text into token ids and back.
 //! 3. [`simd`] holds the arithmetic, one table per instruction set, all with the same bits; [`math`] its functions.
 //!
 //! With feature `llm-transformer`:
@@ -23,6 +21,7 @@ pub mod gguf;
 pub mod math;
 pub mod quant;
 pub mod simd;
+pub mod tokenizer;
 
 #[cfg(feature = "llm-transformer")]
 pub mod arena;
@@ -31,5 +30,20 @@ pub mod benchmarks;
 #[cfg(feature = "llm-transformer")]
 pub mod chat;
 #[cfg(feature = "llm-transformer")]
+pub mod generate;
+#[cfg(feature = "llm-transformer")]
+pub mod kv_cache;
+#[cfg(feature = "llm-transformer")]
+pub mod model;
+#[cfg(feature = "llm-transformer")]
+pub mod plan;
+#[cfg(feature = "llm-transformer")]
 pub mod pool;
-pub mod tokenizer;
+#[cfg(feature = "llm-transformer")]
+pub mod sampler;
+#[cfg(feature = "llm-transformer")]
+pub mod shared;
+#[cfg(feature = "llm-transformer")]
+pub mod tensor;
+#[cfg(feature = "llm-transformer")]
+pub mod transformer;

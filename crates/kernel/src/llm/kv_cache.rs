@@ -1,0 +1,130 @@
+//! Keys and values of the positions seen so far, in f16, per layer and KV head.
+
+use core::ops::Range;
+
+use super::shared::Shared;
+use super::simd::Kernels;
+
+/// Positions whose softmax is computed in one piece; pieces start at multiples of it. See `transformer::attention`.
+pub const BLOCK: usize = 64;
+/// Keys that lie side by side, so that a vector lane is a position.
+pub const GROUP: usize = 16;
+/// The widest head a cache can hold.
+pub const MAX_HEAD_DIM: usize = 256;
+
+/// What to do when the context is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// Refuse further tokens with an error (nothing is lost silently).
+    #[default]
+    Error,
+    /// Every position sees only the last so many positions, itself included; the rest is forgotten.
+    Window(usize),
+}
+
+/// Sizes of a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvShape {
+    /// Transformer layers.
+    pub n_layers: usize,
+    /// Key/value heads per layer.
+    pub n_kv_heads: usize,
+    /// Elements per head, a most [`MAX_HEAD_DIM`].
+    pub head_dim: usize,
+    /// Positions held at once, a multiple of [`BLOCK`].
+    pub capacity: usize,
+}
+
+impl KvShape {
+    /// Elements of the keys (and as many of the values); `None` on overflow.
+    pub fn elements(&self) -> Option<usize> {
+        self.n_layers.checked_mul(self.n_kv_heads)?.checked_mul(self.capacity)?.checked_mul(self.head_dim)
+    }
+}
+
+/// Keys and values of every position that can still be seen.
+///
+/// A position `p` lives in slot `p % capacity`. Keys: `[layer][kv_head][slot / 16][head_dim][16]`, dimension-major in
+/// groups, so that sixteen dot products advance together. Values: `[layer][kv_head][slot][head_dim]`.
+#[derive(Clone, Copy)]
+pub struct KvCache<'m> {
+    keys: Shared<'m, u16>,
+    values: Shared<'m, u16>,
+    shape: KvShape,
+}
+
+impl<'m> KvCache<'m> {
+    /// A cache over two slices of [`KvShape::elements`] each.
+    pub fn new(shape: KvShape, keys: &'m mut [u16], values: &'m mut [u16]) -> Self {
+        let elements = shape.elements().expect("the plan checked the product");
+        assert!(
+            keys.len() == elements && values.len() == elements,
+            "{shape:?}: {} {}",
+            keys.len(),
+            values.len()
+        );
+        assert!(shape.capacity.is_multiple_of(BLOCK) && shape.head_dim <= MAX_HEAD_DIM, "{shape:?}");
+        KvCache { keys: Shared::new(keys), values: Shared::new(values), shape }
+    }
+
+    /// The sizes.
+    pub fn shape(&self) -> KvShape {
+        self.shape
+    }
+
+    /// First element of a (layer, head)'s keys, and of its values.
+    fn head_start(&self, layer: usize, head: usize) -> usize {
+        (layer * self.shape.n_kv_heads + head) * self.shape.capacity * self.shape.head_dim
+    }
+
+    /// Stores one position's key and value of one head, rounded to f16.
+    ///
+    /// # Safety
+    /// - No other member touches this (layer, head, slot) until the next barrier.
+    pub unsafe fn append(
+        &self,
+        kernels: &Kernels,
+        layer: usize,
+        head: usize,
+        position: usize,
+        key: &[f32],
+        value: &[f32],
+    ) {
+        let head_dim = self.shape.head_dim;
+        let slot = position % self.shape.capacity;
+        let start = self.head_start(layer, head);
+        let mut rounded = [0u16; MAX_HEAD_DIM];
+        kernels.to_f16(key, &mut rounded[..head_dim]);
+        let first = start + slot / GROUP * GROUP * head_dim + slot % GROUP;
+        for (d, &bits) in rounded[..head_dim].iter().enumerate() {
+            let at = first + d * GROUP;
+            // SAFETY: one element of this slot, which the caller owns.
+            unsafe { self.keys.write(at..at + 1)[0] = bits };
+        }
+        let at = start + slot * head_dim;
+        // SAFETY: this slot's value, which the caller owns.
+        kernels.to_f16(value, unsafe { self.values.write(at..at + head_dim) });
+    }
+
+    /// Sixteen keys, `[head_dim][16]`, of the group that holds `position`.
+    ///
+    /// # Safety
+    /// - No member appends to this (layer, head) group until the next barrier.
+    pub unsafe fn key_group(&self, layer: usize, head: usize, position: usize) -> &'m [u16] {
+        let size = GROUP * self.shape.head_dim;
+        let start = self.head_start(layer, head) + position % self.shape.capacity / GROUP * size;
+        // SAFETY: not written meanwhile (caller).
+        unsafe { self.keys.read(start..start + size) }
+    }
+
+    /// Values of consecutive positions inside one [`BLOCK`], `[positions × head_dim]`.
+    ///
+    /// # Safety
+    /// - No member appends to these slots until the next barrier.
+    pub unsafe fn values(&self, layer: usize, head: usize, positions: Range<usize>) -> &'m [u16] {
+        let slot = positions.start % self.shape.capacity;
+        let start = self.head_start(layer, head) + slot * self.shape.head_dim;
+        // SAFETY: not written meanwhile (caller); a block never wraps, since the capacity is a multiple of it.
+        unsafe { self.values.read(start..start + positions.len() * self.shape.head_dim) }
+    }
+}

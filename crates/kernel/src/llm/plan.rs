@@ -1,0 +1,248 @@
+//! Memory known before load: every byte a session will use, from the file's header alone.
+//!
+//! The same [`SessionLayout`] sizes the plan and carves the session's memory, so that the two cannot disagree.
+
+use core::fmt;
+
+use super::gguf::Gguf;
+use super::kv_cache::{BLOCK, KvShape, Overflow};
+use super::model::{ModelError, Shape};
+use super::tensor::ROW_TILE;
+
+/// What a session is built for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionConfig {
+    /// Positions the session can hold; 0 means the model's own context length.
+    pub context: usize,
+    /// Positions computed in one pass over the weights.
+    pub batch: usize,
+    /// Positions of one batch whose logits can be asked for: 1 for generation, `batch` for scoring.
+    pub logits: usize,
+    /// What happens when the context is full.
+    pub overflow: Overflow,
+    /// Members of the team that will run it.
+    pub members: usize,
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        SessionConfig { context: 0, batch: 64, logits: 1, overflow: Overflow::Error, members: 1 }
+    }
+}
+
+/// Why a session cannot be built.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PlanError {
+    /// The model was refused.
+    Model(ModelError),
+    /// A configuration value is zero or larger than what it is part of.
+    BadConfig(&'static str),
+    /// The sizes overflow the address space.
+    Overflow,
+    /// The memory is too small.
+    Short(Shortfall),
+}
+
+/// By how much memory is too small.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shortfall {
+    /// Bytes needed.
+    pub needed: u64,
+    /// Bytes there.
+    pub available: u64,
+}
+
+impl Shortfall {
+    /// Bytes missing.
+    pub fn missing(&self) -> u64 {
+        self.needed - self.available
+    }
+}
+
+impl fmt::Display for Shortfall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "short by {} bytes: {} needed, {} available; use a shorter context, a smaller batch or a smaller model",
+            self.missing(),
+            self.needed,
+            self.available
+        )
+    }
+}
+
+impl From<ModelError> for PlanError {
+    fn from(error: ModelError) -> Self {
+        PlanError::Model(error)
+    }
+}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Model(error) => error.fmt(f),
+            Self::BadConfig(what) => write!(f, "session configuration: {what}"),
+            Self::Overflow => {
+                f.write_str("the session's memory overflows the address space; use a shorter context")
+            }
+            Self::Short(shortfall) => shortfall.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for PlanError {}
+
+/// Element counts of every buffer of a session.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SessionLayout {
+    pub kv: KvShape,
+    pub context: usize,
+    /// Residual stream, `[batch × dim]`.
+    pub stream: usize,
+    /// Normed input, `[batch × dim]`.
+    pub normed: usize,
+    /// int8 input, `[batch × widest]`.
+    pub q8: usize,
+    /// Query rows, and attention's output.
+    pub query: usize,
+    /// Key (and value) rows.
+    pub key: usize,
+    /// Feed-forward rows.
+    pub hidden: usize,
+    /// Logits.
+    pub logits: usize,
+    /// One member's two product tiles.
+    pub tile: usize,
+    /// Cosines (and sines) of the batch.
+    pub angles: usize,
+}
+
+/// Every allocation starts on a 64-byte boundary.
+fn padded(elements: usize, size: usize) -> Option<u64> {
+    Some((elements.checked_mul(size)? as u64).checked_add(63)? / 64 * 64)
+}
+
+impl SessionLayout {
+    pub fn new(shape: &Shape, config: &SessionConfig) -> Result<Self, PlanError> {
+        if config.batch == 0 || config.batch > 4096 {
+            return Err(PlanError::BadConfig("batch must be 1 to 4096"));
+        }
+        if config.logits == 0 || config.logits > config.batch {
+            return Err(PlanError::BadConfig("logits must be 1 to batch"));
+        }
+        if config.members == 0 || config.members > 256 {
+            return Err(PlanError::BadConfig("members must be 1 to 256"));
+        }
+        let context = if config.context == 0 { shape.context_length } else { config.context };
+        let held = match config.overflow {
+            Overflow::Error => context,
+            Overflow::Window(0) => {
+                return Err(PlanError::BadConfig("a window must hold at least one position"));
+            }
+            Overflow::Window(window) => window.checked_add(config.batch).ok_or(PlanError::Overflow)?,
+        };
+        let capacity = held.checked_next_multiple_of(BLOCK).ok_or(PlanError::Overflow)?;
+        let kv = KvShape {
+            n_layers: shape.n_layers,
+            n_kv_heads: shape.n_kv_heads,
+            head_dim: shape.head_dim,
+            capacity,
+        };
+        let widest = shape.dim.max(shape.q_dim()).max(shape.ffn_dim);
+        Ok(SessionLayout {
+            kv,
+            context,
+            stream: config.batch * shape.dim,
+            normed: config.batch * shape.dim,
+            q8: config.batch * widest.next_multiple_of(32),
+            query: config.batch * shape.q_dim(),
+            key: config.batch * shape.kv_dim(),
+            hidden: config.batch * shape.ffn_dim,
+            logits: config.logits.checked_mul(shape.vocab_size).ok_or(PlanError::Overflow)?,
+            tile: 2 * config.batch * ROW_TILE,
+            angles: config.batch * shape.rope_dim / 2,
+        })
+    }
+
+    /// Bytes of keys and values.
+    pub fn kv_bytes(&self) -> Option<u64> {
+        padded(self.kv.elements()?, 2)?.checked_mul(2)
+    }
+
+    /// Bytes of all else, one alignment gap included.
+    pub fn scratch_bytes(&self, members: usize) -> Option<u64> {
+        let sizes = [
+            padded(self.stream, 4)?,
+            padded(self.normed, 4)?,
+            padded(self.q8, 1)?,
+            padded(self.q8 / 32, 4)?,
+            padded(self.q8 / 16, 2)?,
+            padded(self.query, 4)?.checked_mul(2)?,
+            padded(self.key, 4)?.checked_mul(2)?,
+            padded(self.hidden, 4)?,
+            padded(self.logits, 4)?,
+            padded(self.tile.checked_mul(members)?, 4)?,
+            padded(self.angles, 4)?.checked_mul(2)?,
+            64,
+        ];
+        sizes.into_iter().try_fold(0u64, u64::checked_add)
+    }
+}
+
+/// Bytes a model and one session need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The weights, in the file's own form.
+    pub weights: u64,
+    /// Keys and values of all positions.
+    pub kv: u64,
+    /// Everything else that a pass writes to.
+    pub scratch: u64,
+    /// Positions the session will hold.
+    pub context: usize,
+}
+
+impl Plan {
+    /// Plans from the header of a file; the tensors' data need not be there.
+    pub fn from_header(gguf: &Gguf<'_>, config: &SessionConfig) -> Result<Self, PlanError> {
+        let shape = Shape::from_gguf(gguf)?;
+        let mut weights = 0u64;
+        for tensor in gguf.tensors() {
+            weights = weights.checked_add(tensor.size_bytes).ok_or(PlanError::Overflow)?;
+        }
+        Self::new(&shape, weights, config)
+    }
+
+    /// Plans from sizes and the bytes of the weights.
+    pub fn new(shape: &Shape, weights: u64, config: &SessionConfig) -> Result<Self, PlanError> {
+        let layout = SessionLayout::new(shape, config)?;
+        let kv = layout.kv_bytes().ok_or(PlanError::Overflow)?;
+        let scratch = layout.scratch_bytes(config.members).ok_or(PlanError::Overflow)?;
+        Ok(Plan { weights, kv, scratch, context: layout.context })
+    }
+
+    /// Bytes of the memory a [`Session`](super::transformer::Session) asks for: keys, values and scratch.
+    pub fn session(&self) -> u64 {
+        self.kv.saturating_add(self.scratch)
+    }
+
+    /// All bytes.
+    pub fn total(&self) -> u64 {
+        self.weights.saturating_add(self.session())
+    }
+
+    /// Bytes to spare out of `available`, or by how much it is short.
+    pub fn check(&self, available: u64) -> Result<u64, Shortfall> {
+        let needed = self.total();
+        available.checked_sub(needed).ok_or(Shortfall { needed, available })
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "weights {:>14} bytes", self.weights)?;
+        writeln!(f, "kv      {:>14} bytes for {} positions", self.kv, self.context)?;
+        writeln!(f, "scratch {:>14} bytes", self.scratch)?;
+        write!(f, "total   {:>14} bytes", self.total())
+    }
+}

@@ -1,0 +1,343 @@
+//! One pass through all layers: token ids in, logits out.
+//!
+//! - [`Session`] owns the state of one conversation and runs [`Session::forward`].
+//! - `pass` is the pass itself, the same function on every member of the team.
+//! - `attention` mixes positions; `rope` turns queries and keys by their position.
+//!
+//! A pass takes a batch of positions: prefill is decode with more columns. Each step computes every position from
+//! the same inputs in the same order whatever the batch, the team or the kernels, so the logits' bits never differ.
+
+mod attention;
+mod pass;
+mod rope;
+
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::arena::{Arena, ArenaError};
+use super::kv_cache::{KvCache, Overflow};
+use super::model::Model;
+use super::plan::{PlanError, SessionConfig, SessionLayout, Shortfall};
+use super::pool::Team;
+use super::shared::Shared;
+use super::simd::Kernels;
+
+/// Why a pass was refused. Nothing was computed or stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunError {
+    /// There is nothing to compute.
+    Empty,
+    /// A token id is not in the vocabulary.
+    UnknownToken {
+        /// The id.
+        id: u32,
+        /// Ids run below this.
+        vocab_size: usize,
+    },
+    /// The context is full.
+    ContextFull {
+        /// Positions needed.
+        needed: usize,
+        /// Positions there are.
+        context: usize,
+    },
+    /// More positions' logits were asked for than the session has room for.
+    TooManyLogits {
+        /// Positions asked for.
+        asked: usize,
+        /// [`SessionConfig::logits`].
+        room: usize,
+    },
+    /// A logit is infinite or not a number.
+    NonFinite {
+        /// Its place in the logits.
+        index: usize,
+    },
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("the prompt has no tokens; give some text"),
+            Self::UnknownToken { id, vocab_size } => {
+                write!(
+                    f,
+                    "token id {id} is not in the vocabulary of {vocab_size}; use ids of this model's tokenizer"
+                )
+            }
+            Self::ContextFull { needed, context } => write!(
+                f,
+                "the context of {context} positions is full, {needed} are needed; \
+                 use a longer context, a shorter prompt or a sliding window"
+            ),
+            Self::TooManyLogits { asked, room } => write!(
+                f,
+                "logits of {asked} positions asked for, {room} fit; raise SessionConfig::logits or pass fewer ids at a time"
+            ),
+            Self::NonFinite { index } => write!(f, "logit {index} is not finite; the model file is damaged"),
+        }
+    }
+}
+
+impl core::error::Error for RunError {}
+
+/// Which positions' logits a pass computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logits {
+    /// None: the head is not computed.
+    None,
+    /// The last position's, `[vocab]`.
+    Last,
+    /// Every position's, `[ids × vocab]`.
+    All,
+}
+
+/// The state of one conversation: keys and values so far, and the scratch of a pass.
+///
+/// All memory is taken at construction; nothing allocates afterwards.
+pub struct Session<'m> {
+    model: &'m Model<'m>,
+    kernels: &'static Kernels,
+    team: &'m dyn Team,
+    config: SessionConfig,
+    context: usize,
+    position: usize,
+    kv: KvCache<'m>,
+    buffers: Buffers<'m>,
+    weight_bytes: AtomicU64,
+    embedding_bytes: u64,
+    work: Vec<AtomicU64>,
+}
+
+/// What a pass writes to; see [`SessionLayout`] for the shapes.
+#[derive(Clone, Copy)]
+struct Buffers<'m> {
+    stream: Shared<'m, f32>,
+    normed: Shared<'m, f32>,
+    q8: Shared<'m, i8>,
+    scale: Shared<'m, f32>,
+    sum16: Shared<'m, i16>,
+    query: Shared<'m, f32>,
+    attended: Shared<'m, f32>,
+    key: Shared<'m, f32>,
+    value: Shared<'m, f32>,
+    hidden: Shared<'m, f32>,
+    logits: Shared<'m, f32>,
+    tiles: Shared<'m, f32>,
+    cos: Shared<'m, f32>,
+    sin: Shared<'m, f32>,
+}
+
+impl<'m> Buffers<'m> {
+    fn take(arena: &mut Arena<'m>, layout: &SessionLayout, members: usize) -> Result<Self, ArenaError> {
+        Ok(Buffers {
+            stream: Shared::new(arena.take(layout.stream)?),
+            normed: Shared::new(arena.take(layout.normed)?),
+            q8: Shared::new(arena.take(layout.q8)?),
+            scale: Shared::new(arena.take(layout.q8 / 32)?),
+            sum16: Shared::new(arena.take(layout.q8 / 16)?),
+            query: Shared::new(arena.take(layout.query)?),
+            attended: Shared::new(arena.take(layout.query)?),
+            key: Shared::new(arena.take(layout.key)?),
+            value: Shared::new(arena.take(layout.key)?),
+            hidden: Shared::new(arena.take(layout.hidden)?),
+            logits: Shared::new(arena.take(layout.logits)?),
+            tiles: Shared::new(arena.take(layout.tile * members)?),
+            cos: Shared::new(arena.take(layout.angles)?),
+            sin: Shared::new(arena.take(layout.angles)?),
+        })
+    }
+}
+
+impl<'m> Session<'m> {
+    /// Builds a session in `memory`, which must hold [`Plan::session`](super::plan::Plan::session) bytes of a plan
+    /// made with the same configuration. `config.members` is taken from the team.
+    pub fn new(
+        model: &'m Model<'_>,
+        config: SessionConfig,
+        kernels: &'static Kernels,
+        team: &'m dyn Team,
+        memory: &'m mut [u8],
+    ) -> Result<Self, PlanError> {
+        let config = SessionConfig { members: team.size(), ..config };
+        let layout = SessionLayout::new(model.shape(), &config)?;
+        let available = memory.len() as u64;
+        let needed = layout
+            .kv_bytes()
+            .zip(layout.scratch_bytes(config.members))
+            .and_then(|(kv, scratch)| kv.checked_add(scratch))
+            .ok_or(PlanError::Overflow)?;
+        if available < needed {
+            return Err(PlanError::Short(Shortfall { needed, available }));
+        }
+        let mut arena = Arena::new(memory);
+        let short = |_: ArenaError| PlanError::Short(Shortfall { needed: available + 1, available });
+        let elements = layout.kv.elements().ok_or(PlanError::Overflow)?;
+        let keys = arena.take(elements).map_err(short)?;
+        let values = arena.take(elements).map_err(short)?;
+        let buffers = Buffers::take(&mut arena, &layout, config.members).map_err(short)?;
+        Ok(Session {
+            model,
+            kernels,
+            team,
+            config,
+            context: layout.context,
+            position: 0,
+            kv: KvCache::new(layout.kv, keys, values),
+            buffers,
+            weight_bytes: AtomicU64::new(0),
+            embedding_bytes: 0,
+            work: (0..config.members).map(|_| AtomicU64::new(0)).collect(),
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &'m Model<'m> {
+        self.model
+    }
+
+    /// What the session was built for.
+    pub fn config(&self) -> &SessionConfig {
+        &self.config
+    }
+
+    /// Positions seen so far.
+    pub fn position(&self) -> usize {
+        self.position
+    }
+
+    /// Positions that still fit; with a sliding window there is no end.
+    pub fn room(&self) -> usize {
+        match self.config.overflow {
+            Overflow::Error => self.context - self.position,
+            Overflow::Window(_) => usize::MAX - self.position,
+        }
+    }
+
+    /// Forgets all positions after the first `position`; with a sliding window only 0 can be asked for.
+    pub fn truncate(&mut self, position: usize) {
+        assert!(position <= self.position, "{position} of {}", self.position);
+        assert!(
+            position == 0 || self.config.overflow == Overflow::Error,
+            "older positions may be overwritten"
+        );
+        self.position = position;
+    }
+
+    /// Forgets everything.
+    pub fn reset(&mut self) {
+        self.position = 0;
+    }
+
+    /// Bytes of matrix rows read by all passes so far, each row once a pass, embedding rows not included.
+    pub fn weight_bytes_read(&self) -> u64 {
+        self.weight_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of embedding rows looked up so far, one row a token.
+    pub fn embedding_bytes_read(&self) -> u64 {
+        self.embedding_bytes
+    }
+
+    /// Products (matrix rows times positions) that each member of the team has computed.
+    pub fn work_units(&self) -> impl Iterator<Item = u64> + '_ {
+        self.work.iter().map(|units| units.load(Ordering::Relaxed))
+    }
+
+    /// Appends `ids` to the conversation and returns the logits asked for.
+    ///
+    /// Runs in batches of [`SessionConfig::batch`], one pass over the weights each. `Logits::All` needs
+    /// `ids.len() <= SessionConfig::logits`.
+    ///
+    /// # Errors
+    /// Everything is checked before the first pass, so an error leaves the session as it was, except
+    /// [`RunError::NonFinite`], which says that the model computes nonsense.
+    pub fn forward(&mut self, ids: &[u32], logits: Logits) -> Result<&[f32], RunError> {
+        let shape = self.model.shape();
+        if ids.is_empty() {
+            return Err(RunError::Empty);
+        }
+        let vocab_size = shape.vocab_size;
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
+            return Err(RunError::UnknownToken { id, vocab_size });
+        }
+        if ids.len() > self.room() {
+            return Err(RunError::ContextFull { needed: self.position + ids.len(), context: self.context });
+        }
+        let wanted = match logits {
+            Logits::None => 0,
+            Logits::Last => 1,
+            Logits::All => ids.len(),
+        };
+        if wanted > self.config.logits {
+            return Err(RunError::TooManyLogits { asked: wanted, room: self.config.logits });
+        }
+        let batches = ids.len().div_ceil(self.config.batch);
+        for (index, batch) in ids.chunks(self.config.batch).enumerate() {
+            let last = index + 1 == batches;
+            let pass = pass::Pass {
+                model: self.model,
+                kernels: self.kernels,
+                kv: self.kv,
+                buffers: self.buffers,
+                ids: batch,
+                start: self.position,
+                window: match self.config.overflow {
+                    Overflow::Error => usize::MAX,
+                    Overflow::Window(window) => window,
+                },
+                logits: if last { wanted } else { 0 },
+                weight_bytes: &self.weight_bytes,
+                work: &self.work,
+            };
+            self.team.run(&|member| pass.run(member));
+            self.position += batch.len();
+            self.embedding_bytes += (batch.len() * self.model.embedding.row_bytes()) as u64;
+        }
+        // SAFETY: the team has finished, and the result borrows the session, so no pass can start meanwhile.
+        let logits = unsafe { self.buffers.logits.read(0..wanted * vocab_size) };
+        match logits.iter().position(|logit| !logit.is_finite()) {
+            Some(index) => Err(RunError::NonFinite { index }),
+            None => Ok(logits),
+        }
+    }
+}
+
+/// A fingerprint of logits: FNV-1a, 64 bits, over their little-endian bytes. Equal bits give equal hashes on every
+/// machine; [`ARITHMETIC_VERSION`](super::simd::ARITHMETIC_VERSION) says which arithmetic made them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogitsHash(u64);
+
+impl Default for LogitsHash {
+    fn default() -> Self {
+        LogitsHash(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl LogitsHash {
+    /// Takes in more logits.
+    pub fn update(&mut self, logits: &[f32]) {
+        for byte in logits.iter().flat_map(|logit| logit.to_le_bytes()) {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+
+    /// The hash of all logits so far.
+    pub fn value(&self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for LogitsHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}/arithmetic-{}", self.0, super::simd::ARITHMETIC_VERSION)
+    }
+}
+
+/// Hash of one slice of logits, which [`Session::forward`] has found finite.
+pub fn logits_hash(logits: &[f32]) -> LogitsHash {
+    let mut hash = LogitsHash::default();
+    hash.update(logits);
+    hash
+}

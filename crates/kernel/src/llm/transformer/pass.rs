@@ -1,0 +1,298 @@
+//! The pass itself. Every member of the team runs [`Pass::run`]; barriers separate a step from its readers.
+//!
+//! A layer: norm → q, k, v → turn and store → attention → output, added to the stream → norm → gate, up → down, added
+//! to the stream. Before each product its input is rounded to int8 blocks if the weights are quantized.
+
+use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::attention::{Query, attend};
+use super::{Buffers, rope};
+use crate::llm::kv_cache::KvCache;
+use crate::llm::model::{Layer, Model};
+use crate::llm::pool::Member;
+use crate::llm::quant;
+use crate::llm::shared::Shared;
+use crate::llm::simd::{ActivationBlocks, Activations, Kernels};
+use crate::llm::tensor::{Matrix, ROW_TILE};
+
+/// Everything one pass needs, shared by all members.
+pub(super) struct Pass<'p, 'm> {
+    pub model: &'m Model<'m>,
+    pub kernels: &'static Kernels,
+    pub kv: KvCache<'m>,
+    pub buffers: Buffers<'m>,
+    pub ids: &'p [u32],
+    /// Position of the first id.
+    pub start: usize,
+    pub window: usize,
+    /// Trailing positions whose logits are wanted.
+    pub logits: usize,
+    pub weight_bytes: &'p AtomicU64,
+    pub work: &'p [AtomicU64],
+}
+
+/// Which buffer is the input of a product.
+#[derive(Clone, Copy)]
+struct Input<'m> {
+    values: Shared<'m, f32>,
+    /// Row length.
+    k: usize,
+    /// Rows of `values` in use.
+    positions: usize,
+}
+
+impl<'m> Pass<'_, 'm> {
+    pub fn run(&self, member: Member<'_>) {
+        let shape = self.model.shape();
+        self.embed(member);
+        member.barrier();
+        for (index, layer) in self.model.layers.iter().enumerate() {
+            self.layer(member, index, layer);
+        }
+        if self.logits > 0 {
+            let first = self.ids.len() - self.logits;
+            let normed = self.norm(member, &self.model.output_norm, first..self.ids.len());
+            self.prepare(member, normed, &[&self.model.head]);
+            let logits = self.buffers.logits;
+            self.product(member, &self.model.head, normed, |position, rows, products| {
+                let at = position * shape.vocab_size;
+                // SAFETY: these rows are this member's share.
+                unsafe { logits.write(at + rows.start..at + rows.end) }.copy_from_slice(products);
+            });
+        }
+    }
+
+    /// Token embeddings into the stream, and the angles of each position.
+    fn embed(&self, member: Member<'_>) {
+        let (dim, half) = (self.model.shape().dim, self.model.rope_frequencies.len());
+        let embedding = &self.model.embedding;
+        for index in member.share(self.ids.len(), 1) {
+            let row = self.ids[index] as usize;
+            // SAFETY: position `index` is this member's share.
+            let stream = unsafe { self.buffers.stream.write(index * dim..(index + 1) * dim) };
+            quant::dequantize(embedding.ty, embedding.row_data(row..row + 1), stream);
+            let at = index * half..(index + 1) * half;
+            // SAFETY: as above.
+            let (cos, sin) = unsafe { (self.buffers.cos.write(at.clone()), self.buffers.sin.write(at)) };
+            rope::angles(self.start + index, &self.model.rope_frequencies, cos, sin);
+        }
+    }
+
+    fn layer(&self, member: Member<'_>, index: usize, layer: &Layer<'m>) {
+        let shape = self.model.shape();
+        let (buffers, positions) = (&self.buffers, self.ids.len());
+        let normed = self.norm(member, &layer.attn_norm, 0..positions);
+        self.prepare(member, normed, &[&layer.wq, &layer.wk, &layer.wv]);
+        for (matrix, out) in
+            [(&layer.wq, buffers.query), (&layer.wk, buffers.key), (&layer.wv, buffers.value)]
+        {
+            self.product(member, matrix, normed, |position, rows, products| {
+                let at = position * matrix.rows;
+                // SAFETY: these rows are this member's share.
+                unsafe { out.write(at + rows.start..at + rows.end) }.copy_from_slice(products);
+            });
+        }
+        member.barrier();
+        self.store_keys_and_values(member, index);
+        member.barrier();
+        self.attention(member, index);
+        member.barrier();
+        let attended = Input { values: buffers.attended, k: shape.q_dim(), positions };
+        self.prepare(member, attended, &[&layer.wo]);
+        self.product_to_stream(member, &layer.wo, attended);
+        member.barrier();
+        let normed = self.norm(member, &layer.ffn_norm, 0..positions);
+        self.prepare(member, normed, &[&layer.gate, &layer.up]);
+        self.gate_and_up(member, layer, normed);
+        member.barrier();
+        let hidden = Input { values: buffers.hidden, k: shape.ffn_dim, positions };
+        self.prepare(member, hidden, &[&layer.down]);
+        self.product_to_stream(member, &layer.down, hidden);
+        member.barrier();
+    }
+
+    /// RMS norm of some positions of the stream; meets at a barrier.
+    fn norm(&self, member: Member<'_>, weight: &[f32], positions: Range<usize>) -> Input<'m> {
+        let (dim, eps) = (self.model.shape().dim, self.model.shape().norm_eps);
+        for index in member.share(positions.len(), 1) {
+            let from = (positions.start + index) * dim;
+            // SAFETY: the stream is only read in this step; position `index` of the result is this member's share.
+            let (x, out) = unsafe {
+                (
+                    self.buffers.stream.read(from..from + dim),
+                    self.buffers.normed.write(index * dim..(index + 1) * dim),
+                )
+            };
+            self.kernels.rms_norm(x, weight, eps, out);
+        }
+        member.barrier();
+        Input { values: self.buffers.normed, k: dim, positions: positions.len() }
+    }
+
+    /// Rounds an input to int8 blocks if any of `users` is quantized; meets at a barrier if so.
+    fn prepare(&self, member: Member<'_>, input: Input<'m>, users: &[&Matrix<'_>]) {
+        if !users.iter().any(|matrix| matrix.ty.is_quantized()) {
+            return;
+        }
+        // Quantized rows are whole blocks, so positions follow each other without gaps.
+        let share = member.share(input.positions * input.k, 32);
+        if !share.is_empty() {
+            let (blocks, halves) = (share.start / 32..share.end / 32, share.start / 16..share.end / 16);
+            // SAFETY: the input is only read in this step; these blocks are this member's share.
+            let (x, q, scale, sum16) = unsafe {
+                (
+                    input.values.read(share.clone()),
+                    self.buffers.q8.write(share),
+                    self.buffers.scale.write(blocks),
+                    self.buffers.sum16.write(halves),
+                )
+            };
+            self.kernels.quantize_activations(x, q, scale, sum16);
+        }
+        member.barrier();
+    }
+
+    /// The input as the kernels want it.
+    fn activations(&self, input: Input<'m>, matrix: &Matrix<'_>) -> Activations<'m> {
+        let elements = input.positions * input.k;
+        let blocks = if matrix.ty.is_quantized() { elements } else { 0 };
+        // SAFETY: inputs are only read between the barrier that ends `prepare` and the next one.
+        unsafe {
+            Activations {
+                k: input.k,
+                positions: input.positions,
+                values: input.values.read(0..elements),
+                blocks: ActivationBlocks {
+                    q: self.buffers.q8.read(0..blocks),
+                    scale: self.buffers.scale.read(0..blocks / 32),
+                    sum16: self.buffers.sum16.read(0..blocks / 16),
+                },
+            }
+        }
+    }
+
+    /// This member's two scratch tiles.
+    fn tiles(&self, member: Member<'_>) -> (&'m mut [f32], &'m mut [f32]) {
+        let size = self.buffers.tiles.len() / self.work.len();
+        // SAFETY: each member has its own part, and asks for it once per product.
+        unsafe { self.buffers.tiles.write(member.index * size..(member.index + 1) * size) }
+            .split_at_mut(size / 2)
+    }
+
+    /// This member's share of a product, handed to `store` by position as (position, rows, products).
+    fn product(
+        &self,
+        member: Member<'_>,
+        matrix: &Matrix<'_>,
+        input: Input<'m>,
+        mut store: impl FnMut(usize, Range<usize>, &[f32]),
+    ) {
+        // At least four units a member, so that narrow matrices are shared evenly too.
+        let grain = ROW_TILE.min(matrix.rows.div_ceil(4 * member.count).next_multiple_of(8));
+        let share = member.share(matrix.rows, grain);
+        let x = self.activations(input, matrix);
+        let (tile, _) = self.tiles(member);
+        self.count(member, share.len() * x.positions, || {
+            matrix.multiply(self.kernels, share, &x, tile, |rows, products| {
+                for (position, products) in products.chunks_exact(rows.len()).enumerate() {
+                    store(position, rows.clone(), products);
+                }
+            })
+        });
+    }
+
+    /// A product added to the residual stream.
+    fn product_to_stream(&self, member: Member<'_>, matrix: &Matrix<'_>, input: Input<'m>) {
+        let (stream, dim) = (self.buffers.stream, self.model.shape().dim);
+        self.product(member, matrix, input, |position, rows, products| {
+            let at = position * dim;
+            // SAFETY: these rows are this member's share.
+            self.kernels.add(unsafe { stream.write(at + rows.start..at + rows.end) }, products);
+        });
+    }
+
+    /// `silu(gate x) * (up x)`, both products for the same rows at a time.
+    fn gate_and_up(&self, member: Member<'_>, layer: &Layer<'_>, input: Input<'m>) {
+        let ffn_dim = self.model.shape().ffn_dim;
+        let share = member.share(ffn_dim, ROW_TILE);
+        let (gate_x, up_x) = (self.activations(input, &layer.gate), self.activations(input, &layer.up));
+        let (gate_tile, up_tile) = self.tiles(member);
+        self.count(member, 2 * share.len() * input.positions, || {
+            let mut up_bytes = 0;
+            let gate_bytes = layer.gate.multiply(self.kernels, share, &gate_x, gate_tile, |rows, gates| {
+                up_bytes += layer.up.multiply(self.kernels, rows.clone(), &up_x, up_tile, |rows, ups| {
+                    for (position, (gate, up)) in
+                        gates.chunks_exact(rows.len()).zip(ups.chunks_exact(rows.len())).enumerate()
+                    {
+                        let at = position * ffn_dim;
+                        // SAFETY: these rows are this member's share.
+                        let out = unsafe { self.buffers.hidden.write(at + rows.start..at + rows.end) };
+                        self.kernels.silu_mul(gate, up, out);
+                    }
+                });
+            });
+            gate_bytes + up_bytes
+        });
+    }
+
+    /// Books weight bytes and work of one product.
+    fn count(&self, member: Member<'_>, products: usize, multiply: impl FnOnce() -> u64) {
+        let bytes = multiply();
+        self.weight_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.work[member.index].fetch_add(products as u64, Ordering::Relaxed);
+    }
+
+    /// Turns queries and keys by their positions and stores keys and values.
+    fn store_keys_and_values(&self, member: Member<'_>, layer: usize) {
+        let shape = self.model.shape();
+        let (head_dim, half) = (shape.head_dim, shape.rope_dim / 2);
+        let turn = |position: usize, head: &mut [f32]| {
+            let at = position * half..(position + 1) * half;
+            // SAFETY: the angles are written only by `embed`.
+            let (cos, sin) = unsafe { (self.buffers.cos.read(at.clone()), self.buffers.sin.read(at)) };
+            self.kernels.rope(&mut head[..2 * half], cos, sin);
+        };
+        for item in member.share(self.ids.len() * shape.n_heads, 1) {
+            // SAFETY: this (position, head) is this member's share.
+            let head = unsafe { self.buffers.query.write(item * head_dim..(item + 1) * head_dim) };
+            turn(item / shape.n_heads, head);
+        }
+        // A group of sixteen keys shares cache lines and one slice, so one member stores all of a head's positions.
+        for head in member.share(shape.n_kv_heads, 1) {
+            for position in 0..self.ids.len() {
+                let at = (position * shape.n_kv_heads + head) * head_dim;
+                // SAFETY: this head is this member's share.
+                let (key, value) = unsafe {
+                    (self.buffers.key.write(at..at + head_dim), self.buffers.value.read(at..at + head_dim))
+                };
+                turn(position, key);
+                // SAFETY: as above.
+                unsafe { self.kv.append(self.kernels, layer, head, self.start + position, key, value) };
+            }
+        }
+    }
+
+    /// Attention of this member's share of (position, head) pairs.
+    fn attention(&self, member: Member<'_>, layer: usize) {
+        let shape = self.model.shape();
+        let head_dim = shape.head_dim;
+        let scale = 1.0 / libm::sqrtf(head_dim as f32);
+        for item in member.share(self.ids.len() * shape.n_heads, 1) {
+            let (position, head) = (item / shape.n_heads, item % shape.n_heads);
+            let at = item * head_dim..(item + 1) * head_dim;
+            // SAFETY: queries are only read in this step; this output is this member's share.
+            let (q, out) = unsafe { (self.buffers.query.read(at.clone()), self.buffers.attended.write(at)) };
+            let query = Query {
+                layer,
+                kv_head: head / (shape.n_heads / shape.n_kv_heads),
+                position: self.start + position,
+                window: self.window,
+                q,
+                scale,
+            };
+            // SAFETY: keys and values are stored in another step, behind a barrier.
+            unsafe { attend(self.kernels, &self.kv, &query, out) };
+        }
+    }
+}

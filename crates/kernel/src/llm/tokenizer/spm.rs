@@ -5,7 +5,7 @@
 use alloc::vec::Vec;
 
 use super::TokenizerError;
-use super::merge::{Merger, Rule, Symbol};
+use super::merge::{Merger, NONE, Rule, Symbol};
 use super::vocab::Vocab;
 
 /// What stands for a space.
@@ -15,15 +15,14 @@ pub(super) const SPACE: &[u8] = "▁".as_bytes();
 pub struct Spm {
     /// Each token's score as a priority: the highest score is the smallest number.
     priorities: Vec<u32>,
-    /// The token of each byte.
-    bytes: [Option<u32>; 256],
-    unknown: Option<u32>,
+    /// The token of each byte, else the unknown token, else `NONE`.
+    bytes: [u32; 256],
     /// A text starts with a space of its own.
     space_prefix: bool,
 }
 
 impl Spm {
-    /// Takes one score a token. A byte without a token is given as `unknown`.
+    /// Takes one score a token. A byte without a token is given as `unknown`; without that it is lost.
     pub fn new(
         vocab: &Vocab<'_>,
         scores: impl ExactSizeIterator<Item = f32>,
@@ -46,9 +45,9 @@ impl Spm {
         let digit = |nibble: usize| b"0123456789ABCDEF"[nibble];
         let bytes = core::array::from_fn(|byte| {
             let spelled = [b'<', b'0', b'x', digit(byte >> 4), digit(byte & 15), b'>'];
-            vocab.find(&spelled).or_else(|| vocab.find(&[byte as u8]))
+            vocab.find(&spelled).or_else(|| vocab.find(&[byte as u8])).or(unknown).unwrap_or(NONE)
         });
-        Ok(Spm { priorities, bytes, unknown, space_prefix })
+        Ok(Spm { priorities, bytes, space_prefix })
     }
 
     /// True if a text starts with a space of its own.
@@ -93,7 +92,7 @@ impl Spm {
             match vocab.find(bytes) {
                 Some(id) => out.push(id),
                 None => {
-                    out.extend(bytes.iter().filter_map(|&byte| self.bytes[byte as usize].or(self.unknown)));
+                    out.extend(bytes.iter().map(|&byte| self.bytes[byte as usize]).filter(|&id| id != NONE));
                 }
             }
         }

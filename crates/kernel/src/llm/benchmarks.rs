@@ -29,6 +29,8 @@ pub use regression::{Verdict, check_regression};
 pub use stats::Stats;
 
 use super::pool::Team;
+use super::simd::{self, Kernels};
+use super::tokenizer::Tokenizer;
 
 /// How to run the suite.
 #[derive(Clone, Copy, Debug)]
@@ -72,16 +74,28 @@ impl Default for BenchmarkConfig<'_> {
     }
 }
 
-/// What the suite runs on: the workers, and later what they run.
+/// What the suite runs on: workers, kernels, and what the caller has loaded.
 #[derive(Clone, Copy)]
 pub struct Subject<'s> {
     team: &'s dyn Team,
+    kernels: &'static Kernels,
+    tokenizer: Option<(&'s str, &'s Tokenizer<'s>)>,
 }
 
 impl<'s> Subject<'s> {
-    /// A machine with `team`.
+    /// A machine with `team`, and the best kernels it has.
     pub fn new(team: &'s dyn Team) -> Self {
-        Self { team }
+        Self { team, kernels: simd::best(), tokenizer: None }
+    }
+
+    /// With these kernels instead of the best.
+    pub fn with_kernels(self, kernels: &'static Kernels) -> Self {
+        Self { kernels, ..self }
+    }
+
+    /// Measures this tokenizer as well, as `tokenization/NAME`.
+    pub fn with_tokenizer(self, name: &'s str, tokenizer: &'s Tokenizer<'s>) -> Self {
+        Self { tokenizer: Some((name, tokenizer)), ..self }
     }
 }
 
@@ -162,10 +176,6 @@ struct Runner<'r, C: Clock + ?Sized> {
 }
 
 impl<C: Clock + ?Sized> Runner<'_, C> {
-    fn wants(&self, name: &str) -> bool {
-        self.config.filter.is_none_or(|filter| name.contains(filter))
-    }
-
     fn measure(
         &mut self,
         name: &str,
@@ -213,11 +223,14 @@ pub fn run_benchmark_suite<C: Clock + ?Sized>(
     log: &mut dyn fmt::Write,
 ) -> Results {
     let cores = subject.team.size();
+    let chosen = if config.use_simd { subject.kernels } else { simd::scalar() };
+    let tables = [simd::scalar(), chosen];
+    let tables = if chosen.name == "scalar" { &tables[..1] } else { &tables[..] };
     let results = Results {
         results: Vec::new(),
         failures: Vec::new(),
         notes: Vec::new(),
-        kernels: "scalar",
+        kernels: chosen.name,
         cores,
         clock: clock.kind(),
         counted: config.instruction_counts.iter().map(|&(name, n)| (name.to_string(), n)).collect(),
@@ -229,7 +242,7 @@ pub fn run_benchmark_suite<C: Clock + ?Sized>(
         environment: config.environment,
     };
     let mut runner = Runner { config, clock, run, records, log, results };
-    micro::run(&mut runner);
+    micro::run(&mut runner, subject, tables);
     runner.results
 }
 

@@ -1,68 +1,96 @@
 //! The small cases: one operation each, on the shapes the documents name.
+//!
+//! [`tokens`] encodes text, [`vectors`] works on 384 elements and 384 x 384 matrices, [`arena`] allocates.
 
-use alloc::vec;
+pub mod arena;
+pub mod tokens;
+pub mod vectors;
+
 use alloc::vec::Vec;
-use core::hint::black_box;
 
-use super::super::arena::Arena;
-use super::case::{Case, Effort, Work, WrongAnswer};
+use super::case::{Case, Effort};
 use super::clock::Clock;
-use super::{Runner, targets};
+use super::{Runner, Subject, targets};
+use crate::llm::simd::Kernels;
 
-/// Runs the micro-cases that the filter lets through.
-pub(super) fn run<C: Clock + ?Sized>(runner: &mut Runner<'_, C>) {
-    let effort = Effort {
-        warmup: runner.config.warmup_iterations,
-        samples: runner.config.measurement_iterations.max(1),
+/// Builds the cases without kernels that `wanted` lets through, one after the other, and shows them to `visit`.
+pub fn plain_cases(wanted: &dyn Fn(&str) -> bool, visit: &mut dyn FnMut(&mut dyn Case)) {
+    if wanted("tokenization") {
+        let vocabulary = tokens::Vocabulary::train();
+        let tokenizer = vocabulary.tokenizer();
+        visit(&mut tokens::Tokenization::trained(&tokenizer, &vocabulary));
+    }
+    if wanted("arena_alloc") {
+        visit(&mut arena::ArenaAlloc::default());
+    }
+}
+
+/// Builds the cases that `kernels` compute and `wanted` lets through, and shows them to `visit`.
+pub fn kernel_cases(
+    kernels: &'static Kernels,
+    wanted: &dyn Fn(&str) -> bool,
+    visit: &mut dyn FnMut(&mut dyn Case),
+) {
+    if wanted("q4_0_dequant") {
+        visit(&mut vectors::Dequant::new(kernels));
+    }
+    if wanted("dot_product") {
+        visit(&mut vectors::Dot::new(kernels));
+    }
+    if wanted("matvec_f32") {
+        visit(&mut vectors::MatVec::f32(kernels));
+    }
+    if wanted("matvec_q4_0") {
+        visit(&mut vectors::MatVec::q4_0(kernels));
+    }
+    if wanted("rms_norm") {
+        visit(&mut vectors::Norm::rms(kernels));
+    }
+    if wanted("layer_norm") {
+        visit(&mut vectors::Norm::layer(kernels));
+    }
+}
+
+/// Runs the micro-cases that the filter lets through, on each of `tables`.
+pub(super) fn run<C: Clock + ?Sized>(
+    runner: &mut Runner<'_, C>,
+    subject: &Subject<'_>,
+    tables: &[&'static Kernels],
+) {
+    let config = runner.config;
+    let effort = |share: usize| Effort {
+        warmup: config.warmup_iterations,
+        samples: config.measurement_iterations.max(1),
         min_samples: 3,
-        limit_s: runner.config.micro_limit_s,
+        limit_s: config.micro_limit_s / share as f64,
         calls: None,
     };
-    if runner.wants("arena_alloc") {
-        let unit = targets::target("arena_alloc").expect("it is in the table").per;
-        runner.measure("arena_alloc", unit, "none", effort, &mut ArenaAlloc::default());
-    }
-}
-
-/// 1 KiB from a private arena: mark, allocate, rewind.
-pub struct ArenaAlloc {
-    memory: Vec<u8>,
-    last: (usize, usize, usize),
-}
-
-impl Default for ArenaAlloc {
-    fn default() -> Self {
-        Self { memory: vec![0; 4096], last: (0, 0, 0) }
-    }
-}
-
-impl Case for ArenaAlloc {
-    fn name(&self) -> &'static str {
-        "arena_alloc"
-    }
-
-    fn work(&self) -> Work {
-        Work { units: 1.0, ..Work::default() }
-    }
-
-    fn run(&mut self, calls: u64) {
-        let mut arena = Arena::new(&mut self.memory);
-        for _ in 0..calls {
-            let mark = arena.mark();
-            let slice = arena.alloc(black_box(1024), black_box(16)).expect("4 KiB hold 1 KiB");
-            self.last = (black_box(slice.as_ptr() as usize), slice.len(), 0);
-            arena.rewind(mark);
+    let wanted = |name: &str| config.filter.is_none_or(|filter| name.contains(filter));
+    let unit = |name| targets::target(name).expect("every micro-case has a line").per;
+    plain_cases(&wanted, &mut |case| {
+        runner.measure(case.name(), unit(case.name()), "none", effort(1), case);
+    });
+    if let Some((name, tokenizer)) = subject.tokenizer {
+        let full = alloc::format!("tokenization/{name}");
+        if wanted(&full) {
+            let mut case = tokens::Tokenization::of(tokenizer);
+            runner.measure(&full, unit("tokenization"), "none", effort(1), &mut case);
         }
-        self.last.2 = arena.used();
     }
+    for kernels in tables {
+        kernel_cases(kernels, &wanted, &mut |case| {
+            runner.measure(case.name(), unit(case.name()), kernels.name, effort(tables.len()), case);
+        });
+    }
+}
 
-    fn check(&mut self) -> Result<(), WrongAnswer> {
-        let (address, len, used) = self.last;
-        let inside = address >= self.memory.as_ptr() as usize
-            && address + len <= self.memory.as_ptr() as usize + self.memory.len();
-        WrongAnswer::check("the slice is inside the arena", 1.0, f64::from(u8::from(inside)), 0.0)?;
-        WrongAnswer::check("address modulo 16", 0.0, (address % 16) as f64, 0.0)?;
-        WrongAnswer::check("length", 1024.0, len as f64, 0.0)?;
-        WrongAnswer::check("bytes used after the rewind", 0.0, used as f64, 0.0)
-    }
+/// `len` numbers in [-1, 1), the same for the same `seed`, each exact in f32.
+fn noise(len: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed;
+    (0..len)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 48) as i32 - 32_768) as f32 / 32_768.0
+        })
+        .collect()
 }

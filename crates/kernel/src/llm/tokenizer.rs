@@ -193,10 +193,6 @@ impl From<GgufError> for TokenizerError {
 const MAX_TEXT: usize = 1 << 30;
 
 /// How words become tokens.
-#[allow(
-    clippy::large_enum_variant,
-    reason = "there is one of these, and both variants are a table of 256 ids"
-)]
 pub enum Merging {
     /// `tokenizer.ggml.model = gpt2`.
     Bytes {

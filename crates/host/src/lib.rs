@@ -1,10 +1,15 @@
 //! BareLM on Linux: everything around the runtime that needs an operating system.
 //!
 //! Read in this order:
-//! 1. [`team`] runs the runtime's jobs on rayon's threads.
-//! 2. [`failure`] is how a command says what went wrong.
+//! 1. [`cli`] lists the commands; [`commands`] has one file for each.
+//! 2. [`model_file`] maps a GGUF file into memory.
+//! 3. [`team`] runs the runtime's jobs on rayon's threads.
+//! 4. [`failure`] is how a command says what went wrong.
 
+pub mod cli;
+pub mod commands;
 pub mod failure;
+pub mod model_file;
 #[cfg(feature = "llm-transformer")]
 pub mod team;
 

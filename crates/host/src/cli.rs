@@ -1,0 +1,62 @@
+//! The commands of `barelm` and how their arguments are read.
+
+use std::io::Write;
+
+use clap::{Parser, Subcommand};
+
+use crate::commands;
+use crate::failure::Failure;
+
+/// Run, examine and measure language models in GGUF files.
+#[derive(Debug, Parser)]
+#[command(name = "barelm", version, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// One command with its arguments.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Continue or answer a prompt.
+    #[cfg(feature = "llm-transformer")]
+    Run(commands::run::Arguments),
+    /// Show what a model file holds and how much memory it needs.
+    Inspect(commands::inspect::Arguments),
+    /// Turn lines of text on standard input into token ids.
+    Tokenize(commands::tokenize::Arguments),
+    /// Write the logits of every position of a sequence of ids.
+    #[cfg(feature = "llm-transformer")]
+    Logits(commands::logits::Arguments),
+    /// Measure how well a model predicts a text.
+    #[cfg(feature = "llm-transformer")]
+    Perplexity(commands::perplexity::Arguments),
+}
+
+impl Cli {
+    /// Runs the command; its results go to `out`, everything else to standard error.
+    pub fn run(self, out: &mut dyn Write) -> Result<(), Failure> {
+        match self.command {
+            #[cfg(feature = "llm-transformer")]
+            Command::Run(arguments) => commands::run::run(&arguments, out),
+            Command::Inspect(arguments) => commands::inspect::run(&arguments, out),
+            Command::Tokenize(arguments) => commands::tokenize::run(&arguments, std::io::stdin().lock(), out),
+            #[cfg(feature = "llm-transformer")]
+            Command::Logits(arguments) => commands::logits::run(&arguments, out),
+            #[cfg(feature = "llm-transformer")]
+            Command::Perplexity(arguments) => commands::perplexity::run(&arguments, out),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,12 @@
+//! One file per command: its arguments, and a `run` that does it and writes to the output it is given.
+
+pub mod inspect;
+#[cfg(feature = "llm-transformer")]
+pub mod logits;
+#[cfg(feature = "llm-transformer")]
+pub mod perplexity;
+#[cfg(feature = "llm-transformer")]
+pub mod run;
+#[cfg(feature = "llm-transformer")]
+mod setup;
+pub mod tokenize;

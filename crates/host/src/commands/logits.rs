@@ -1,0 +1,62 @@
+//! `barelm logits`: the logits of every position of a sequence, for comparison with other runtimes.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+
+use barelm::llm::transformer::{Logits, LogitsHash};
+use clap::Args;
+
+use super::setup::{Needs, SessionArguments, with_session};
+use crate::failure::Failure;
+use crate::model_file::ModelFile;
+
+/// Arguments of `barelm logits`.
+#[derive(Args, Debug)]
+pub struct Arguments {
+    /// The GGUF file.
+    pub model: PathBuf,
+    /// Token ids, separated by commas.
+    #[arg(long, value_delimiter = ',', required = true)]
+    pub ids: Vec<u32>,
+    /// File for the logits: little-endian f32, [position x vocabulary].
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// How to compute.
+    #[command(flatten)]
+    pub session: SessionArguments,
+}
+
+/// Computes the logits, writes them, and prints their hash.
+pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
+    let file = ModelFile::open(&arguments.model)?;
+    let gguf = file.parse()?;
+    let needs = Needs { context: arguments.ids.len(), window: None, all_logits: true };
+    let mut sink = match &arguments.out {
+        None => None,
+        Some(path) => {
+            let file = File::create(path).map_err(|error| Failure::because(path.display(), error))?;
+            Some((path, BufWriter::new(file)))
+        }
+    };
+    let hash = with_session(&file, &gguf, &arguments.session, needs, |session| {
+        let mut hash = LogitsHash::default();
+        for ids in arguments.ids.chunks(usize::from(arguments.session.batch)) {
+            let logits =
+                session.forward(ids, Logits::All).map_err(|error| Failure::Message(error.to_string()))?;
+            hash.update(logits);
+            if let Some((path, sink)) = &mut sink {
+                logits
+                    .iter()
+                    .try_for_each(|logit| sink.write_all(&logit.to_le_bytes()))
+                    .map_err(|error| Failure::because(path.display(), error))?;
+            }
+        }
+        Ok(hash)
+    })?;
+    if let Some((path, sink)) = &mut sink {
+        sink.flush().map_err(|error| Failure::because(path.display(), error))?;
+    }
+    writeln!(out, "logits hash {hash} of {} positions", arguments.ids.len())?;
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! What every command that runs a model does first: kernels, team, memory, session.
+
+use barelm::llm::gguf::Gguf;
+use barelm::llm::kv_cache::Overflow;
+use barelm::llm::model::{LoadConfig, Model};
+use barelm::llm::plan::{Plan, SessionConfig};
+use barelm::llm::simd::{self, Kernels};
+use barelm::llm::transformer::Session;
+use clap::Args;
+
+use crate::failure::Failure;
+use crate::model_file::ModelFile;
+use crate::team::{ThreadTeam, default_threads};
+
+/// How to run a model; none of it changes a result, except a window that is shorter than the text.
+#[derive(Args, Clone, Debug, Default)]
+pub struct SessionArguments {
+    /// Threads to compute with (default: all cores).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub threads: Option<u16>,
+    /// Instruction set to compute with: scalar, avx2, neon … (default: the best one here).
+    #[arg(long, value_name = "NAME")]
+    pub kernels: Option<String>,
+    /// Positions computed in one pass over the weights.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub batch: u16,
+}
+
+impl SessionArguments {
+    /// The table asked for.
+    pub fn kernels(&self) -> Result<&'static Kernels, Failure> {
+        let Some(name) = &self.kernels else { return Ok(simd::best()) };
+        simd::by_name(name).ok_or_else(|| {
+            let names: Vec<_> = simd::available().map(|kernels| kernels.name).collect();
+            Failure::Message(format!("no kernels named `{name}` on this machine; there are: {}", names.join(", ")))
+        })
+    }
+
+    /// The threads asked for.
+    pub fn team(&self) -> Result<ThreadTeam, Failure> {
+        ThreadTeam::try_new(self.threads.map_or_else(default_threads, usize::from))
+            .map_err(|error| Failure::Message(error.to_string()))
+    }
+}
+
+/// Positions and logits that a command needs of its session.
+#[derive(Clone, Copy, Debug)]
+pub struct Needs {
+    /// Positions to hold.
+    pub context: usize,
+    /// Attend only to so many positions; `None` to all.
+    pub window: Option<usize>,
+    /// Whether every position's logits are wanted, or the last one's.
+    pub all_logits: bool,
+}
+
+/// Loads the model of `gguf` and hands a session on it to `work`.
+pub fn with_session<R>(
+    file: &ModelFile,
+    gguf: &Gguf<'_>,
+    arguments: &SessionArguments,
+    needs: Needs,
+    work: impl FnOnce(&mut Session<'_>) -> Result<R, Failure>,
+) -> Result<R, Failure> {
+    let refused = |error: &dyn std::fmt::Display| Failure::because(file.path().display(), error);
+    let kernels = arguments.kernels()?;
+    let team = arguments.team()?;
+    let model = Model::load(gguf, LoadConfig::default()).map_err(|error| refused(&error))?;
+    let batch = usize::from(arguments.batch);
+    let config = SessionConfig {
+        context: needs.context,
+        batch,
+        logits: if needs.all_logits { batch } else { 1 },
+        overflow: needs.window.map_or(Overflow::Error, Overflow::Window),
+        members: barelm::llm::pool::Team::size(&team),
+    };
+    let plan = Plan::from_header(gguf, &config).map_err(|error| refused(&error))?;
+    if let Some(available) = available_memory() {
+        plan.check(available).map_err(|error| Failure::because("not enough memory", error))?;
+    }
+    let mut memory = allocate(plan.session())?;
+    let mut session =
+        Session::new(&model, config, kernels, &team, &mut memory).map_err(|error| refused(&error))?;
+    work(&mut session)
+}
+
+/// Zeroed memory, or the reason why there is none.
+fn allocate(bytes: u64) -> Result<Vec<u8>, Failure> {
+    let refused = || {
+        Failure::Message(format!("the system refuses {bytes} bytes for the session; use a shorter --context or smaller --batch"))
+    };
+    let bytes = usize::try_from(bytes).map_err(|_| refused())?;
+    let mut memory = Vec::new();
+    memory.try_reserve_exact(bytes).map_err(|_| refused())?;
+    memory.resize(bytes, 0);
+    Ok(memory)
+}
+
+/// Bytes that the system can give without swapping, file pages that it can drop included; `None` where it does not
+/// say.
+pub fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}

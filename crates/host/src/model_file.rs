@@ -1,0 +1,75 @@
+//! A model file mapped into memory, so that loading reads only what is used and nothing is copied.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use barelm::llm::gguf::Gguf;
+use memmap2::Mmap;
+
+use crate::failure::Failure;
+
+/// The bytes of a GGUF file.
+pub struct ModelFile {
+    path: PathBuf,
+    map: Mmap,
+}
+
+impl ModelFile {
+    /// Maps the file at `path`. Refuses what is not a file or is empty, and says how to get a model.
+    pub fn open(path: &Path) -> Result<Self, Failure> {
+        let shown = path.display().to_string();
+        let file = File::open(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Failure::Message(format!(
+                "{shown}: no such file; `cargo xtask setup` downloads a model and prints its path"
+            )),
+            _ => Failure::because(&shown, error),
+        })?;
+        let metadata = file.metadata().map_err(|error| Failure::because(&shown, error))?;
+        if metadata.is_dir() {
+            return Err(Failure::Message(format!("{shown} is a directory; name the .gguf file in it")));
+        }
+        if !metadata.is_file() {
+            return Err(Failure::Message(format!("{shown} is not a regular file, so it cannot be mapped")));
+        }
+        if metadata.len() == 0 {
+            return Err(Failure::Message(format!("{shown} is empty; copy or download it again")));
+        }
+        // SAFETY: the map is read-only and private to us. The bytes must not change while it lives: a model file is
+        // written once, by tools that write to another name or end before we start; whoever truncates it under a
+        // running process gets SIGBUS, as with any mapped program.
+        let map = unsafe { Mmap::map(&file) }.map_err(|error| Failure::because(&shown, error))?;
+        Ok(ModelFile { path: path.to_owned(), map })
+    }
+
+    /// All bytes of the file.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// The path it was opened with, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads and checks the header.
+    pub fn parse(&self) -> Result<Gguf<'_>, Failure> {
+        Gguf::parse(&self.map).map_err(|error| Failure::because(self.path.display(), error))
+    }
+}
+
+/// Where the reference model is: `$BARELM_MODEL`, else the folder that `cargo xtask setup` fills.
+pub fn reference_model_path() -> PathBuf {
+    if let Some(path) = std::env::var_os("BARELM_MODEL") {
+        return path.into();
+    }
+    cache_folder().join("SmolLM2-135M-Instruct.Q4_1.gguf")
+}
+
+/// `$BARELM_CACHE`, else `barelm` in the user's cache folder.
+pub fn cache_folder() -> PathBuf {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("BARELM_CACHE")
+        .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("barelm")))
+        .or_else(|| set("HOME").map(|home| home.join(".cache/barelm")))
+        .unwrap_or_else(|| std::env::temp_dir().join("barelm"))
+}

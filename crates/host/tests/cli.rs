@@ -149,7 +149,11 @@ mod with_model {
         refused(&["logits", &model, "--ids", "1", "--out", "/nowhere/out"], 1, "/nowhere/out");
         refused(&["perplexity", &model, "/nowhere/text"], 1, "/nowhere/text");
         let folder = tempfile::tempdir().unwrap();
-        refused(&["perplexity", &model, &written(folder.path(), "short", b"1 2 3")], 1, "fewer than one window");
+        refused(
+            &["perplexity", &model, &written(folder.path(), "short", b"1 2 3")],
+            1,
+            "fewer than one window",
+        );
         refused(&["perplexity", &model, &written(folder.path(), "bytes", b"\xff\xfe")], 1, "utf-8");
     }
 
@@ -168,7 +172,11 @@ mod with_model {
                 .unwrap();
             child.stdin.take().unwrap().write_all(input).unwrap();
             let output = child.wait_with_output().unwrap();
-            (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+            (
+                output.status.code(),
+                String::from_utf8(output.stdout).unwrap(),
+                String::from_utf8(output.stderr).unwrap(),
+            )
         };
         let (status, out, _) = run(&["--jsonl"], b"{\"text\":\"Once upon a time\"}\n{\"text\":\"\"}\n");
         assert_eq!((status, out.as_str()), (Some(0), "{\"ids\":[6403,1980,253,655]}\n{\"ids\":[]}\n"));

@@ -100,8 +100,7 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         shape.vocab_size,
     )
     .map_err(|error| Failure::Message(error.to_string()))?;
-    let needs =
-        Needs { context, window: arguments.window.map(|window| window as usize), all_logits: false };
+    let needs = Needs { context, window: arguments.window.map(|window| window as usize), all_logits: false };
     with_session(&file, &gguf, &arguments.session, needs, |session| {
         let config = GenerateConfig { max_tokens: arguments.tokens, ignore_stop: arguments.ignore_stop };
         let start = Instant::now();
@@ -139,8 +138,8 @@ fn encode_prompt(
     let ids = if arguments.raw {
         tokenizer.encode_to_vec(&arguments.prompt, Special::Plain)
     } else {
-        let template = ChatTemplate::from_gguf(gguf)
-            .map_err(|error| Failure::Message(format!("{error}: add --raw")))?;
+        let template =
+            ChatTemplate::from_gguf(gguf).map_err(|error| Failure::Message(format!("{error}: add --raw")))?;
         let system = arguments.system.as_deref().map(|system| (Role::System, system));
         let messages: Vec<_> = system.into_iter().chain([(Role::User, arguments.prompt.as_str())]).collect();
         tokenizer.encode_to_vec(&template.render(&messages), Special::Parse)

@@ -32,7 +32,10 @@ impl SessionArguments {
         let Some(name) = &self.kernels else { return Ok(simd::best()) };
         simd::by_name(name).ok_or_else(|| {
             let names: Vec<_> = simd::available().map(|kernels| kernels.name).collect();
-            Failure::Message(format!("no kernels named `{name}` on this machine; there are: {}", names.join(", ")))
+            Failure::Message(format!(
+                "no kernels named `{name}` on this machine; there are: {}",
+                names.join(", ")
+            ))
         })
     }
 
@@ -87,7 +90,9 @@ pub fn with_session<R>(
 /// Zeroed memory, or the reason why there is none.
 fn allocate(bytes: u64) -> Result<Vec<u8>, Failure> {
     let refused = || {
-        Failure::Message(format!("the system refuses {bytes} bytes for the session; use a shorter --context or smaller --batch"))
+        Failure::Message(format!(
+            "the system refuses {bytes} bytes for the session; use a shorter --context or smaller --batch"
+        ))
     };
     let bytes = usize::try_from(bytes).map_err(|_| refused())?;
     let mut memory = Vec::new();

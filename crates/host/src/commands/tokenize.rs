@@ -34,10 +34,16 @@ pub fn run(arguments: &Arguments, mut input: impl BufRead, out: &mut dyn Write) 
     let (mut line, mut ids) = (Vec::new(), Vec::new());
     for number in 1.. {
         line.clear();
-        if input.read_until(b'\n', &mut line).map_err(|error| Failure::because("cannot read the input", error))? == 0 {
+        if input
+            .read_until(b'\n', &mut line)
+            .map_err(|error| Failure::because("cannot read the input", error))?
+            == 0
+        {
             break;
         }
-        let at_line = |error: &dyn std::fmt::Display| Failure::because(format_args!("line {number} of the input"), error);
+        let at_line = |error: &dyn std::fmt::Display| {
+            Failure::because(format_args!("line {number} of the input"), error)
+        };
         let line = line.strip_suffix(b"\n").unwrap_or(&line);
         let object: Value;
         let text = if arguments.jsonl {

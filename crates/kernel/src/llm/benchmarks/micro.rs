@@ -1,8 +1,10 @@
 //! The small cases: one operation each, on the shapes the documents name.
 //!
-//! [`tokens`] encodes text, [`vectors`] works on 384 elements and 384 x 384 matrices, [`arena`] allocates.
+//! [`tokens`] encodes text, [`vectors`] works on 384 elements and 384 x 384 matrices, [`cache`] writes
+//! and reads the KV cache, [`arena`] allocates.
 
 pub mod arena;
+pub mod cache;
 pub mod tokens;
 pub mod vectors;
 
@@ -48,6 +50,12 @@ pub fn kernel_cases(
     }
     if wanted("layer_norm") {
         visit(&mut vectors::Norm::layer(kernels));
+    }
+    if wanted("kv_append") {
+        visit(&mut cache::Append::new(kernels));
+    }
+    if wanted("kv_read") {
+        visit(&mut cache::ReadAll::new(kernels));
     }
 }
 

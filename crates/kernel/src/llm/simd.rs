@@ -1,6 +1,8 @@
 //! The arithmetic: one table of kernels per instruction set, all with the same bits.
 //!
 //! - `scalar` defines every operation: plain, safe and slow; always built.
+//! - `avx2` and `neon` repeat it in vector registers (feature `simd`), chosen at run time.
+//! - [`self_test()`] compares every table with the scalar one on a small input, for a kernel that has just booted.
 //!
 //! A [`Kernels`] can only be had for a CPU that has its instructions, so its methods are safe; they check every
 //! length once and then run one whole operation. The promise that all tables agree bit for bit rests on the rules
@@ -9,6 +11,9 @@
 use crate::llm::quant::GgmlType;
 
 mod scalar;
+mod self_test;
+
+pub use self_test::self_test;
 
 /// Version of the arithmetic: changes whenever the same model, prompt and seed may give other bits.
 pub const ARITHMETIC_VERSION: u32 = 1;

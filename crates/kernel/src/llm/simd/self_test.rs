@@ -1,0 +1,355 @@
+//! Every table against the scalar one, bit for bit: at boot on one small input, in tests at many sizes.
+
+use super::{ActivationBlocks, Activations, Kernels, available, scalar};
+use crate::llm::quant::GgmlType;
+use alloc::vec;
+use alloc::vec::Vec;
+
+/// Runs every function of every table on small seeded inputs and compares with the scalar table.
+///
+/// `report` hears the table's name, the function's or the matrix type's, and whether all bits were equal; the answer
+/// is whether all of them were. Allocates a few KiB and gives them back.
+pub fn self_test(mut report: impl FnMut(&'static str, &'static str, bool)) -> bool {
+    let mut all = true;
+    for kernels in available() {
+        let mut tell = |what, equal| {
+            report(kernels.name, what, equal);
+            all &= equal;
+        };
+        for ty in GgmlType::ALL {
+            let k = if ty.is_quantized() { ty.block_len().max(64) } else { 33 };
+            let equal = [Fill::Random, Fill::Bytes(0xff), Fill::Bytes(0x80)]
+                .iter()
+                .all(|&fill| matmul_agrees(kernels, ty, [9, k, 3], fill, Fill::Random));
+            tell(ty.name(), equal && dequantize_agrees(kernels, ty, k));
+        }
+        for (what, agrees) in VECTOR_CHECKS {
+            tell(what, agrees(kernels, 64) && agrees(kernels, 37));
+        }
+    }
+    all
+}
+
+/// What a buffer is filled with.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fill {
+    Random,
+    /// The same byte everywhere, except in the scales: all-extreme blocks.
+    Bytes(u8),
+}
+
+/// A small generator with a fixed seed: the same inputs everywhere (SplitMix64).
+pub(super) struct Rng(pub u64);
+
+impl Rng {
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in -4..4.
+    pub(super) fn value(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / 2_097_152.0 - 4.0
+    }
+
+    pub(super) fn values(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.value()).collect()
+    }
+
+    /// An f16 of magnitude below 4, subnormal ones and both zeros included.
+    pub(super) fn half(&mut self) -> u16 {
+        let exponent = (self.next() % 17) as u16;
+        (self.next() as u16) & 0x83ff | exponent << 10
+    }
+}
+
+/// Where a block of that type keeps its f16 scales.
+pub(super) fn scale_offsets(ty: GgmlType) -> &'static [usize] {
+    match ty {
+        GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 => &[0],
+        GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q4_K | GgmlType::Q5_K => &[0, 2],
+        GgmlType::Q6_K => &[208],
+        GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => &[],
+    }
+}
+
+/// `rows` rows of `k` weights with finite scales.
+pub(super) fn weights(ty: GgmlType, rows: usize, k: usize, fill: Fill, rng: &mut Rng) -> Vec<u8> {
+    let n = rows * k;
+    match ty {
+        GgmlType::F32 => rng.values(n).iter().flat_map(|v| v.to_le_bytes()).collect(),
+        GgmlType::F16 => (0..n).flat_map(|_| rng.half().to_le_bytes()).collect(),
+        GgmlType::BF16 => {
+            rng.values(n).iter().flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes()).collect()
+        }
+        _ => {
+            let size = ty.row_bytes(n).expect("whole blocks");
+            let mut bytes: Vec<u8> = match fill {
+                Fill::Random => (0..size).map(|_| rng.next() as u8).collect(),
+                Fill::Bytes(byte) => vec![byte; size],
+            };
+            for block in bytes.chunks_exact_mut(ty.block_bytes()) {
+                for &at in scale_offsets(ty) {
+                    block[at..at + 2].copy_from_slice(&rng.half().to_le_bytes());
+                }
+            }
+            bytes
+        }
+    }
+}
+
+/// Activations that own their memory.
+pub(super) struct OwnedActivations {
+    pub k: usize,
+    pub positions: usize,
+    pub values: Vec<f32>,
+    pub q: Vec<i8>,
+    pub scale: Vec<f32>,
+    pub sum16: Vec<i16>,
+}
+
+impl OwnedActivations {
+    pub(super) fn new(positions: usize, k: usize, fill: Fill, rng: &mut Rng) -> Self {
+        let n = positions * k;
+        let values = rng.values(n);
+        let whole = n / 32 * 32;
+        let (mut q, mut scale, mut sum16) = (vec![0; whole], vec![0.0; whole / 32], vec![0; whole / 16]);
+        scalar().quantize_activations(&values[..whole], &mut q, &mut scale, &mut sum16);
+        if let Fill::Bytes(byte) = fill {
+            q.fill(byte as i8);
+            sum16.fill(16 * i16::from(byte as i8));
+        }
+        Self { k, positions, values, q, scale, sum16 }
+    }
+
+    pub(super) fn view(&self) -> Activations<'_> {
+        Activations {
+            k: self.k,
+            positions: self.positions,
+            values: &self.values,
+            blocks: ActivationBlocks { q: &self.q, scale: &self.scale, sum16: &self.sum16 },
+        }
+    }
+}
+
+fn same(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+}
+
+/// Whether `kernels` multiplies `[rows, k, positions]` as the scalar table does.
+pub(super) fn matmul_agrees(kernels: &Kernels, ty: GgmlType, size: [usize; 3], w: Fill, x: Fill) -> bool {
+    let [rows, k, positions] = size;
+    let mut rng = Rng((rows + 100 * k + 100_000 * positions) as u64);
+    let weights = weights(ty, rows, k, w, &mut rng);
+    let x = OwnedActivations::new(positions, k, x, &mut rng);
+    let mut expected = vec![1.0; rows * positions];
+    let mut ours = vec![2.0; rows * positions];
+    scalar().matmul(ty, &weights, rows, &x.view(), &mut expected);
+    kernels.matmul(ty, &weights, rows, &x.view(), &mut ours);
+    same(&expected, &ours)
+}
+
+/// Whether `kernels` expands `k` weights as the scalar table does.
+pub(super) fn dequantize_agrees(kernels: &Kernels, ty: GgmlType, k: usize) -> bool {
+    let bytes = weights(ty, 3, k, Fill::Random, &mut Rng(k as u64));
+    let (mut expected, mut ours) = (vec![1.0; 3 * k], vec![2.0; 3 * k]);
+    scalar().dequantize(ty, &bytes, &mut expected);
+    kernels.dequantize(ty, &bytes, &mut ours);
+    same(&expected, &ours)
+}
+
+/// One function's name and whether a table agrees on it at a length.
+type Check = (&'static str, fn(&Kernels, usize) -> bool);
+
+/// Everything but matrix products.
+pub(super) const VECTOR_CHECKS: [Check; 13] = [
+    ("quantize_activations", |kernels, n| {
+        let n = n / 32 * 32;
+        let mut x = Rng(n as u64).values(n);
+        // Blocks of zeros, of numbers too small to have an inverse scale, and of ties.
+        for (i, x) in x.iter_mut().enumerate() {
+            match i / 32 % 4 {
+                1 => *x = 0.0,
+                2 => *x *= 1e-38,
+                3 => *x = if i % 32 == 0 { 127.0 } else { (i % 32) as f32 - 15.5 },
+                _ => {}
+            }
+        }
+        let run = |kernels: &Kernels| {
+            let (mut q, mut scale, mut sum16) = (vec![1; n], vec![1.0; n / 32], vec![1; n / 16]);
+            kernels.quantize_activations(&x, &mut q, &mut scale, &mut sum16);
+            let scale: Vec<u32> = scale.iter().map(|s: &f32| s.to_bits()).collect();
+            (q, scale, sum16)
+        };
+        run(kernels) == run(scalar())
+    }),
+    ("dot", |kernels, n| {
+        let (a, b) = (Rng(1).values(n), Rng(2).values(n));
+        kernels.dot(&a, &b).to_bits() == scalar().dot(&a, &b).to_bits()
+    }),
+    ("rms_norm", |kernels, n| {
+        let (x, w) = (Rng(1).values(n), Rng(2).values(n));
+        into(n, |out, kernels| kernels.rms_norm(&x, &w, 1e-5, out), kernels)
+    }),
+    ("layer_norm", |kernels, n| {
+        let (x, w, b) = (Rng(1).values(n), Rng(2).values(n), Rng(3).values(n));
+        into(n, |out, kernels| kernels.layer_norm(&x, &w, &b, 1e-5, out), kernels)
+    }),
+    ("add", |kernels, n| {
+        let x = Rng(1).values(n);
+        into(n, |out, kernels| kernels.add(out, &x), kernels)
+    }),
+    ("silu_mul", |kernels, n| {
+        let (gate, up) = (Rng(1).values(n), Rng(2).values(n));
+        let gate: Vec<f32> = gate.iter().map(|g| g * g * g).collect();
+        into(n, |out, kernels| kernels.silu_mul(&gate, &up, out), kernels)
+    }),
+    ("rope", |kernels, n| {
+        let (cos, sin) = (Rng(1).values(n), Rng(2).values(n));
+        into(2 * n, |out, kernels| kernels.rope(out, &cos, &sin), kernels)
+    }),
+    ("to_f16", |kernels, n| {
+        let mut rng = Rng(n as u64);
+        // Every magnitude from below the smallest f16 to above the largest, and exact ties.
+        let x: Vec<f32> = (0..n)
+            .map(|i| {
+                let bits = (rng.next() as u32) % 0x7f80_0000 | (rng.next() as u32) & 0x8000_0000;
+                f32::from_bits(if i % 2 == 0 { bits & 0xffff_f000 } else { bits % 0x1100_0000 + 0x3300_0000 })
+            })
+            .collect();
+        let (mut expected, mut ours) = (vec![1; n], vec![2; n]);
+        scalar().to_f16(&x, &mut expected);
+        kernels.to_f16(&x, &mut ours);
+        expected == ours
+    }),
+    ("scores16", |kernels, n| {
+        let mut rng = Rng(n as u64);
+        let q = rng.values(n);
+        let keys: Vec<u16> = (0..16 * n).map(|_| rng.half()).collect();
+        let (mut expected, mut ours) = ([1.0; 16], [2.0; 16]);
+        scalar().scores16(&q, &keys, 0.125, &mut expected);
+        kernels.scores16(&q, &keys, 0.125, &mut ours);
+        same(&expected, &ours)
+    }),
+    ("max", |kernels, n| {
+        let mut x = Rng(n as u64).values(n);
+        let random = kernels.max(&x).to_bits() == scalar().max(&x).to_bits();
+        for (i, x) in x.iter_mut().enumerate() {
+            *x = if i % 3 == 0 { -0.0 } else { 0.0 };
+        }
+        random && kernels.max(&x).to_bits() == scalar().max(&x).to_bits()
+    }),
+    ("exp_sub", |kernels, n| {
+        let x: Vec<f32> = Rng(n as u64).values(n).iter().map(|v| v * v * v * 2.0).collect();
+        let (mut expected, mut ours) = (x.clone(), x);
+        let sums = [scalar().exp_sub(&mut expected, 3.0), kernels.exp_sub(&mut ours, 3.0)];
+        same(&expected, &ours) && sums[0].to_bits() == sums[1].to_bits()
+    }),
+    ("accumulate", |kernels, n| {
+        let mut rng = Rng(n as u64);
+        let p = rng.values(5);
+        let values: Vec<u16> = (0..5 * n).map(|_| rng.half()).collect();
+        into(n, |out, kernels| kernels.accumulate(&p, &values, out), kernels)
+    }),
+    ("merge", |kernels, n| {
+        let o2 = Rng(1).values(n);
+        into(n, |out, kernels| kernels.merge(out, 0.75, &o2, 1.25e-3), kernels)
+    }),
+];
+
+/// Whether `run` leaves the same bits in the same buffer with `kernels` and with the scalar table.
+fn into(n: usize, run: impl Fn(&mut [f32], &Kernels), kernels: &Kernels) -> bool {
+    let mut expected = Rng(9).values(n);
+    let mut ours = expected.clone();
+    run(&mut expected, scalar());
+    run(&mut ours, kernels);
+    same(&expected, &ours)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LENGTHS: [usize; 16] = [0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 100, 128, 255];
+
+    #[test]
+    fn every_table_has_the_scalar_bits_in_vector_functions() {
+        for kernels in available() {
+            for (what, agrees) in VECTOR_CHECKS {
+                for n in LENGTHS {
+                    assert!(
+                        n == 0 && what.ends_with("norm") || agrees(kernels, n),
+                        "{} {what} at {n}",
+                        kernels.name
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_table_has_the_scalar_bits_in_products() {
+        let rows: &[usize] = if cfg!(miri) { &[9] } else { &[1, 2, 3, 4, 5, 6, 7, 8, 9, 17] };
+        for kernels in available() {
+            for ty in GgmlType::ALL {
+                let lengths: &[usize] = match ty.block_len() {
+                    1 => &[1, 7, 8, 31, 33, 64],
+                    32 => &[32, 64, 96, 256, 288, 576],
+                    _ => &[256, 512, 768],
+                };
+                let lengths = if cfg!(miri) { &lengths[..1] } else { lengths };
+                for &rows in rows {
+                    for &k in lengths {
+                        for positions in [1, 2, 3, 4, 5, 8] {
+                            let size = [rows, k, positions];
+                            let agrees = matmul_agrees(kernels, ty, size, Fill::Random, Fill::Random);
+                            assert!(agrees, "{} {} at {size:?}", kernels.name, ty.name());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_table_has_the_scalar_bits_at_extremes() {
+        for kernels in available() {
+            for ty in GgmlType::ALL.into_iter().filter(|ty| ty.is_quantized()) {
+                for w in [0x00, 0x0f, 0xf0, 0x7f, 0x80, 0x81, 0xff] {
+                    for x in [127, 0x81, 1] {
+                        let agrees = matmul_agrees(kernels, ty, [8, 512, 2], Fill::Bytes(w), Fill::Bytes(x));
+                        assert!(agrees, "{} {} at w = {w:#x}, x = {x:#x}", kernels.name, ty.name());
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_table_expands_weights_to_the_scalar_bits() {
+        for kernels in available() {
+            for ty in GgmlType::ALL {
+                for blocks in [1, 2, 7] {
+                    assert!(
+                        dequantize_agrees(kernels, ty, blocks * ty.block_len()),
+                        "{} {}",
+                        kernels.name,
+                        ty.name()
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_self_test_hears_of_every_table_and_passes() {
+        let mut heard = 0;
+        assert!(self_test(|table, what, equal| {
+            assert!(equal, "{table} {what}");
+            heard += 1;
+        }));
+        assert_eq!(heard, available().count() * (GgmlType::ALL.len() + VECTOR_CHECKS.len()));
+    }
+}

@@ -1,0 +1,200 @@
+//! The transformer against an f64 transformer, and its promises: one answer, weights read once, nothing lost.
+#![cfg(feature = "llm-transformer")]
+
+mod support;
+
+use barelm::llm::gguf::Gguf;
+use barelm::llm::kv_cache::Overflow;
+use barelm::llm::model::{LoadConfig, Model, ModelError, TensorName};
+use barelm::llm::plan::{Plan, PlanError, SessionConfig};
+use barelm::llm::pool::{Barrier, Member, Solo, Team};
+use barelm::llm::simd;
+use barelm::llm::transformer::{Logits, RunError, Session};
+use support::{SMALL, Sizes, TestModel};
+
+/// Threads that yield while they wait.
+struct Threads(usize);
+
+impl Team for Threads {
+    fn size(&self) -> usize {
+        self.0
+    }
+
+    fn run(&self, job: &(dyn Fn(Member<'_>) + Sync)) {
+        let barrier = Barrier::new();
+        std::thread::scope(|scope| {
+            for index in 0..self.0 {
+                let barrier = &barrier;
+                scope.spawn(move || job(Member::new(index, self.0, barrier, &|_| std::thread::yield_now())));
+            }
+        });
+    }
+}
+
+fn ids(count: usize) -> Vec<u32> {
+    (0..count as u32).map(|i| (i * i * 7 + 3 * i + 1) % SMALL.vocab as u32).collect()
+}
+
+/// All logits of `ids`, fed `step` at a time.
+fn run(file: &[u8], config: SessionConfig, team: &dyn Team, ids: &[u32], step: usize) -> Vec<f32> {
+    let gguf = Gguf::parse(file).unwrap();
+    let model = Model::load(&gguf, LoadConfig::default()).unwrap();
+    let config = SessionConfig { members: team.size(), ..config };
+    let mut memory = vec![0; Plan::from_header(&gguf, &config).unwrap().session() as usize];
+    let mut session = Session::new(&model, config, simd::best(), team, &mut memory).unwrap();
+    let mut logits = Vec::new();
+    for ids in ids.chunks(step) {
+        logits.extend_from_slice(session.forward(ids, Logits::All).unwrap());
+    }
+    logits
+}
+
+fn config(batch: usize) -> SessionConfig {
+    SessionConfig { batch, logits: batch, ..SessionConfig::default() }
+}
+
+/// Largest difference, relative to the largest logit.
+fn distance(ours: &[f32], reference: &[Vec<f64>]) -> f64 {
+    let reference: Vec<f64> = reference.concat();
+    assert_eq!(ours.len(), reference.len());
+    let largest = reference.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+    ours.iter().zip(&reference).map(|(o, r)| (f64::from(*o) - r).abs() / largest).fold(0.0, f64::max)
+}
+
+/// Ours and the reference round keys and values to f16 from sums that differ in their last bits, so here and there one
+/// falls on the other side of a rounding boundary: 2^-11 of that element, more than all f32 rounding together (16
+/// products of up to 96 terms in a row: 16 * 96 * 2^-24 = 1e-4). A wrong formula is off by 1e-2 or more.
+const BOUND: f64 = 1.0 / 2048.0;
+
+#[test]
+fn logits_agree_with_an_f64_transformer() {
+    for sizes in [SMALL, Sizes { tied: true, rope_factors: false, heads: 3, kv_heads: 1, ..SMALL }] {
+        let model = TestModel::random(sizes, 11);
+        let ids = ids(150); // past two blocks of 64
+        let difference =
+            distance(&run(&model.file(), config(256), &Solo, &ids, 150), &model.reference(&ids, 1000));
+        assert!(difference < BOUND, "{difference:e}");
+    }
+}
+
+#[test]
+fn a_sliding_window_sees_the_last_positions_only() {
+    let model = TestModel::random(Sizes { context: 64, ..SMALL }, 5);
+    let ids = ids(200); // the ring of 128 slots goes round
+    let overflow = Overflow::Window(50);
+    for step in [1, 7, 32] {
+        let ours = run(&model.file(), SessionConfig { overflow, ..config(32) }, &Solo, &ids, step);
+        let difference = distance(&ours, &model.reference(&ids, 50));
+        assert!(difference < BOUND, "step {step}: {difference:e}");
+    }
+}
+
+#[test]
+fn batches_and_teams_do_not_change_a_bit() {
+    let file = TestModel::random(SMALL, 23).file();
+    let ids = ids(150);
+    let bits = |logits: Vec<f32>| logits.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+    let whole = bits(run(&file, config(150), &Solo, &ids, 150));
+    for (members, batch) in [(1, 1), (1, 7), (1, 64), (2, 150), (3, 7), (4, 64)] {
+        assert!(
+            bits(run(&file, config(batch), &Threads(members), &ids, batch)) == whole,
+            "{members} by {batch}"
+        );
+    }
+}
+
+#[test]
+fn a_batch_reads_every_weight_once() {
+    let file = TestModel::random(SMALL, 2).file();
+    let gguf = Gguf::parse(&file).unwrap();
+    let model = Model::load(&gguf, LoadConfig::default()).unwrap();
+    let config = SessionConfig { batch: 64, ..SessionConfig::default() };
+    let mut memory = vec![0; Plan::from_header(&gguf, &config).unwrap().session() as usize];
+    let mut session = Session::new(&model, config, simd::best(), &Solo, &mut memory).unwrap();
+    session.forward(&ids(64), Logits::Last).unwrap();
+    assert_eq!(session.weight_bytes_read(), model.pass_bytes(), "64 positions");
+    assert_eq!(session.embedding_bytes_read(), 64 * 4 * SMALL.dim as u64);
+    session.forward(&[1], Logits::Last).unwrap();
+    assert_eq!(session.weight_bytes_read(), 2 * model.pass_bytes(), "and one more");
+    session.forward(&ids(65), Logits::None).unwrap();
+    let head = 4 * (SMALL.dim * SMALL.vocab) as u64;
+    assert_eq!(
+        session.weight_bytes_read(),
+        4 * model.pass_bytes() - 2 * head,
+        "two batches without the head"
+    );
+}
+
+#[test]
+fn errors_change_nothing() {
+    let file = TestModel::random(SMALL, 3).file();
+    let gguf = Gguf::parse(&file).unwrap();
+    let model = Model::load(&gguf, LoadConfig::default()).unwrap();
+    let config = SessionConfig { context: 10, batch: 8, logits: 2, ..SessionConfig::default() };
+    let mut memory = vec![0; Plan::from_header(&gguf, &config).unwrap().session() as usize];
+    let mut session = Session::new(&model, config, simd::best(), &Solo, &mut memory).unwrap();
+    session.forward(&ids(6), Logits::None).unwrap();
+    let vocab_size = SMALL.vocab;
+    for (bad, logits, error) in [
+        (vec![], Logits::Last, RunError::Empty),
+        (vec![1, 77], Logits::Last, RunError::UnknownToken { id: 77, vocab_size }),
+        (vec![1; 5], Logits::Last, RunError::ContextFull { needed: 11, context: 10 }),
+        (vec![1; 3], Logits::All, RunError::TooManyLogits { asked: 3, room: 2 }),
+    ] {
+        assert_eq!(session.forward(&bad, logits).unwrap_err(), error);
+        assert_eq!(session.position(), 6);
+    }
+    assert_eq!(session.forward(&[1; 4], Logits::Last).unwrap().len(), vocab_size);
+    assert_eq!(session.room(), 0);
+}
+
+#[test]
+fn the_plan_is_exactly_enough() {
+    let file = TestModel::random(SMALL, 4).file();
+    let gguf = Gguf::parse(&file).unwrap();
+    let header = Gguf::parse_header(&file[..gguf.header_bytes() as usize], file.len() as u64).unwrap();
+    let plan = Plan::from_header(&header, &SessionConfig::default()).unwrap();
+    assert_eq!(plan.check(plan.total()), Ok(0));
+    assert_eq!(plan.check(plan.total() - 7).unwrap_err().missing(), 7);
+    let model = Model::load(&gguf, LoadConfig::default()).unwrap();
+    let mut memory = vec![0; plan.session() as usize];
+    let short = plan.session() as usize - 1;
+    let refused = Session::new(&model, SessionConfig::default(), simd::best(), &Solo, &mut memory[..short]);
+    assert!(matches!(refused.map(|_| ()), Err(PlanError::Short(shortfall)) if shortfall.missing() == 1));
+    // The worst alignment of the lent memory is part of the plan.
+    for offset in [0, 1, 63] {
+        let mut memory = vec![0; plan.session() as usize + offset];
+        assert!(
+            Session::new(&model, SessionConfig::default(), simd::best(), &Solo, &mut memory[offset..])
+                .is_ok()
+        );
+    }
+}
+
+#[test]
+fn hostile_models_are_refused_by_name() {
+    let load = |model: TestModel| {
+        let file = model.file();
+        let gguf = Gguf::parse(&file).unwrap();
+        Model::load(&gguf, LoadConfig::default()).map(|_| ()).unwrap_err()
+    };
+    let random = || TestModel::random(SMALL, 9);
+    let tensor = TensorName { layer: Some(1), part: "ffn_up.weight" };
+    let name = "blk.1.ffn_up.weight";
+    assert_eq!(load(random().without(name)), ModelError::MissingTensor(tensor));
+    assert_eq!(
+        load(random().with_tensor(name, 64, 95, 0.5)),
+        ModelError::WrongShape { tensor, expected: [64, 96], found: [64, 95] }
+    );
+    assert_eq!(
+        load(random().with_tensor(name, 64, 96, f32::NAN)),
+        ModelError::NonFinite { tensor, block: 0 }
+    );
+    assert_eq!(
+        load(random().with_tensor("blk.0.attn_q.bias", 64, 1, 0.5)),
+        ModelError::UnknownTensors { count: 1 }
+    );
+    let huge = TestModel::random(Sizes { context: 1 << 30, ..SMALL }, 1).file();
+    let plan = Plan::from_header(&Gguf::parse(&huge).unwrap(), &SessionConfig::default()).unwrap();
+    assert!(plan.check(1 << 30).is_err());
+}

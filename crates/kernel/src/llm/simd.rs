@@ -10,6 +10,8 @@
 
 use crate::llm::quant::GgmlType;
 
+#[cfg(all(feature = "simd", target_arch = "x86_64"))]
+mod avx2;
 mod scalar;
 mod self_test;
 
@@ -92,7 +94,12 @@ pub fn by_name(name: &str) -> Option<&'static Kernels> {
     available().find(|kernels| kernels.name == name)
 }
 
+/// The best vector table of this build that this CPU can run.
 fn vector() -> Option<&'static Kernels> {
+    #[cfg(all(feature = "simd", target_arch = "x86_64"))]
+    if avx2::detected() {
+        return Some(&avx2::TABLE);
+    }
     None
 }
 

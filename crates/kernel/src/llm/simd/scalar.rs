@@ -193,22 +193,27 @@ fn quantize_activations(x: &[f32], q: &mut [i8], scale: &mut [f32], sum16: &mut 
     let (q, _) = q.as_chunks_mut::<32>();
     let (sum16, _) = sum16.as_chunks_mut::<2>();
     for (((x, q), scale), sum16) in x.iter().zip(q).zip(scale).zip(sum16) {
-        // The largest magnitude by its bits: there a NaN is larger than anything and is not lost.
-        let amax = f32::from_bits(x.iter().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff)));
-        let d = amax / 127.0;
-        let id = 1.0 / d;
-        if d == 0.0 || !id.is_finite() {
-            q.fill(0);
-            sum16.fill(0);
-            *scale = if id.is_nan() { f32::NAN } else { 0.0 };
-            continue;
-        }
-        *scale = d;
-        // The sum's low 8 bits are the rounded value in two's complement.
-        *q = x.map(|v| (v * id + ROUND_MAGIC).to_bits() as i8);
-        for (half, sum) in sum16.iter_mut().enumerate() {
-            *sum = q[16 * half..16 * half + 16].iter().map(|&v| i16::from(v)).sum();
-        }
+        quantize_block(x, q, scale, sum16);
+    }
+}
+
+/// One block of [`quantize_activations`].
+pub(super) fn quantize_block(x: &[f32; 32], q: &mut [i8; 32], scale: &mut f32, sum16: &mut [i16; 2]) {
+    // The largest magnitude by its bits: there a NaN is larger than anything and is not lost.
+    let amax = f32::from_bits(x.iter().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff)));
+    let d = amax / 127.0;
+    let id = 1.0 / d;
+    if d == 0.0 || !id.is_finite() {
+        q.fill(0);
+        sum16.fill(0);
+        *scale = if id.is_nan() { f32::NAN } else { 0.0 };
+        return;
+    }
+    *scale = d;
+    // The sum's low 8 bits are the rounded value in two's complement.
+    *q = x.map(|v| (v * id + ROUND_MAGIC).to_bits() as i8);
+    for (half, sum) in sum16.iter_mut().enumerate() {
+        *sum = q[16 * half..16 * half + 16].iter().map(|&v| i16::from(v)).sum();
     }
 }
 

@@ -1,0 +1,87 @@
+//! AVX2 with FMA and F16C: eight 32-bit lanes.
+//!
+//! - `matmul`: products with weights of every type; a lane is a row.
+//! - `vector`: norms, activation quantization, rotation and attention.
+//!
+//! What does not fill a register is left to the scalar functions, which give the same bits.
+
+use super::{Kernels, scalar};
+use core::arch::x86_64::*;
+
+mod matmul;
+mod vector;
+
+pub(super) static TABLE: Kernels = Kernels {
+    name: "avx2",
+    matmul: matmul::matmul,
+    quantize_activations: vector::quantize_activations,
+    dequantize: scalar::TABLE.dequantize,
+    dot: vector::dot,
+    rms_norm: vector::rms_norm,
+    layer_norm: vector::layer_norm,
+    add: vector::add,
+    silu_mul: vector::silu_mul,
+    rope: vector::rope,
+    to_f16: vector::to_f16,
+    scores16: vector::scores16,
+    max: vector::max,
+    exp_sub: vector::exp_sub,
+    accumulate: vector::accumulate,
+    merge: vector::merge,
+};
+
+/// Whether this CPU, and the operating system's saving of registers, have what the table needs.
+#[cfg(feature = "std")]
+pub(super) fn detected() -> bool {
+    std::arch::is_x86_feature_detected!("avx2")
+        && std::arch::is_x86_feature_detected!("fma")
+        && std::arch::is_x86_feature_detected!("f16c")
+}
+
+/// Whether this CPU, and the operating system's saving of registers, have what the table needs.
+#[cfg(not(feature = "std"))]
+pub(super) fn detected() -> bool {
+    if __cpuid(0).eax < 7 {
+        return false;
+    }
+    let basic = __cpuid(1).ecx;
+    // Bits of leaf 1: FMA 12, OSXSAVE 27, AVX 28, F16C 29.
+    let wanted = 1 << 12 | 1 << 27 | 1 << 28 | 1 << 29;
+    if basic & wanted != wanted {
+        return false;
+    }
+    // SAFETY: OSXSAVE was just seen, so `xgetbv` exists and may be executed.
+    let saved = unsafe { xgetbv() };
+    // XMM and YMM state are saved (bits 1 and 2); AVX2 is bit 5 of leaf 7.
+    saved & 6 == 6 && __cpuid_count(7, 0).ebx & (1 << 5) != 0
+}
+
+/// Extended control register 0: which register state the operating system saves.
+#[cfg(not(feature = "std"))]
+#[target_feature(enable = "xsave")]
+fn xgetbv() -> u64 {
+    // SAFETY: register 0 exists wherever the instruction does.
+    unsafe { _xgetbv(0) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn load(x: &[f32; 8]) -> __m256 {
+    // SAFETY: eight floats are readable behind the reference; the load needs no alignment.
+    unsafe { _mm256_loadu_ps(x.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn store(x: &mut [f32; 8], v: __m256) {
+    // SAFETY: eight floats are writable behind the reference; the store needs no alignment.
+    unsafe { _mm256_storeu_ps(x.as_mut_ptr(), v) }
+}
+
+/// Eight f16 widened.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn load_halves(x: &[u16; 8]) -> __m256 {
+    // SAFETY: sixteen bytes are readable behind the reference; the load needs no alignment.
+    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(x.as_ptr().cast()) })
+}

@@ -1,4 +1,5 @@
 //! A small random Llama model: as a GGUF file in memory, and as an f64 transformer to compare with.
+#![allow(clippy::disallowed_methods, reason = "the reference is std in f64, on purpose")]
 
 use std::collections::BTreeMap;
 

@@ -215,7 +215,7 @@ pub(super) const VECTOR_CHECKS: [Check; 13] = [
         // Every magnitude from below the smallest f16 to above the largest, and exact ties.
         let x: Vec<f32> = (0..n)
             .map(|i| {
-                let bits = (rng.next() as u32) % 0x7f80_0000 | (rng.next() as u32) & 0x8000_0000;
+                let bits = (rng.next() as u32 % 0x7f80_0000) | (rng.next() as u32 & 0x8000_0000);
                 f32::from_bits(if i % 2 == 0 { bits & 0xffff_f000 } else { bits % 0x1100_0000 + 0x3300_0000 })
             })
             .collect();

@@ -182,8 +182,8 @@ impl TestModel {
         for layer in 0..s.layers {
             let name = |part: &str| format!("blk.{layer}.{part}.weight");
             let (mut keys, mut values) = (Vec::new(), Vec::new());
-            for position in 0..ids.len() {
-                let x = self.norm(&name("attn_norm"), &stream[position]);
+            for (position, row) in stream.iter_mut().enumerate() {
+                let x = self.norm(&name("attn_norm"), row);
                 let mut q = self.matvec(&name("attn_q"), &x);
                 let mut k = self.matvec(&name("attn_k"), &x);
                 self.turn(&mut q, position);
@@ -211,7 +211,7 @@ impl TestModel {
                     }
                 }
                 let out = self.matvec(&name("attn_output"), &attended);
-                stream[position].iter_mut().zip(out).for_each(|(x, out)| *x += out);
+                row.iter_mut().zip(out).for_each(|(x, out)| *x += out);
             }
             for x in &mut stream {
                 let normed = self.norm(&name("ffn_norm"), x);

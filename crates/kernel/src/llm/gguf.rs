@@ -4,6 +4,7 @@
 //! 1. [`Gguf`] checks a whole header once and then answers questions about it.
 //! 2. [`value`] holds the metadata values, [`Array`] among them.
 //! 3. [`error`] says why a file was refused.
+//! 4. [`writer`] makes files: for `quantize`, for synthetic models and for tests.
 //!
 //! The format is described in the GGUF specification of the ggml project; versions 2 and 3, little-endian, are read.
 //! Files come from strangers: every length is checked before it is used, no panic is reachable, and memory use is
@@ -18,9 +19,11 @@ use cursor::Cursor;
 mod cursor;
 pub mod error;
 pub mod value;
+pub mod writer;
 
 pub use error::{GgufError, Name, Section};
 pub use value::{Array, Value, ValueType};
+pub use writer::{DataWriter, WriteError, Writer};
 
 /// First four bytes of every GGUF file.
 pub const MAGIC: [u8; 4] = *b"GGUF";

@@ -10,9 +10,11 @@
 #![forbid(unsafe_code)]
 
 pub mod dequantize;
+pub mod quantize;
 mod scales;
 
 pub use dequantize::{dequantize, k_scale_min};
+pub use quantize::{QuantizeError, quantize};
 pub use scales::{BadScale, check_scales};
 
 /// Type of a tensor's elements, with the numbers that GGUF files use.

@@ -108,6 +108,12 @@ impl Specials {
         let mut high = self.first_byte[first + 1] as usize;
         let mut depth = 1;
         while low < high {
+            if low + 1 == high {
+                if text.starts_with(vocab.any_text(self.sorted[low])) {
+                    found(low);
+                }
+                return;
+            }
             // All of low..high start with text[..depth]; the shortest is the first.
             if vocab.any_text(self.sorted[low]).len() == depth {
                 found(low);

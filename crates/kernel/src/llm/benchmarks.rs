@@ -4,7 +4,8 @@
 //! 1. [`clock`] is what a machine lends: ticks and event counters.
 //! 2. [`case`](mod@case) is a case and how it is measured; [`stats`] describes its samples.
 //! 3. [`micro`] holds the small cases.
-//! 4. [`targets`] are the lines results are held against; [`summary`] prints them, [`record`] stores them as JSON
+//! 4. `end_to_end` runs whole models: the caller's, and [`synthetic`] ones.
+//! 5. [`targets`] are the lines results are held against; [`summary`] prints them, [`record`] stores them as JSON
 //!    lines, [`regression`] compares two runs.
 //!
 //! A case states its work, checks its own answer (a wrong answer is a failure, not a fast result) and hides its
@@ -12,11 +13,13 @@
 
 pub mod case;
 pub mod clock;
+mod end_to_end;
 pub mod micro;
 pub mod record;
 pub mod regression;
 pub mod stats;
 pub mod summary;
+pub mod synthetic;
 pub mod targets;
 
 use alloc::string::{String, ToString};
@@ -28,6 +31,9 @@ pub use clock::{Clock, ClockKind, Counter, CounterSample};
 pub use regression::{Verdict, check_regression};
 pub use stats::Stats;
 
+pub use synthetic::ModelSize;
+
+use super::model::Model;
 use super::pool::Team;
 use super::simd::{self, Kernels};
 use super::tokenizer::Tokenizer;
@@ -47,6 +53,10 @@ pub struct BenchmarkConfig<'a> {
     pub micro_limit_s: f64,
     /// Seconds for an end-to-end case; three samples are taken however long they take.
     pub end_to_end_limit_s: f64,
+    /// Tokens of the prompt of end-to-end cases, at least 2.
+    pub prompt_tokens: usize,
+    /// Synthetic models to run.
+    pub synthetic: &'a [ModelSize],
     /// Run only cases whose name contains this.
     pub filter: Option<&'a str>,
     /// Retired instructions of cases, counted in another boot, for clocks without counters.
@@ -67,6 +77,8 @@ impl Default for BenchmarkConfig<'_> {
             verbose: false,
             micro_limit_s: 2.0,
             end_to_end_limit_s: 5.0,
+            prompt_tokens: 32,
+            synthetic: &[ModelSize::Tiny, ModelSize::Small],
             filter: None,
             instruction_counts: &[],
             environment: &[],
@@ -80,12 +92,13 @@ pub struct Subject<'s> {
     team: &'s dyn Team,
     kernels: &'static Kernels,
     tokenizer: Option<(&'s str, &'s Tokenizer<'s>)>,
+    model: Option<(&'s str, &'s Model<'s>)>,
 }
 
 impl<'s> Subject<'s> {
     /// A machine with `team`, and the best kernels it has.
     pub fn new(team: &'s dyn Team) -> Self {
-        Self { team, kernels: simd::best(), tokenizer: None }
+        Self { team, kernels: simd::best(), tokenizer: None, model: None }
     }
 
     /// With these kernels instead of the best.
@@ -96,6 +109,11 @@ impl<'s> Subject<'s> {
     /// Measures this tokenizer as well, as `tokenization/NAME`.
     pub fn with_tokenizer(self, name: &'s str, tokenizer: &'s Tokenizer<'s>) -> Self {
         Self { tokenizer: Some((name, tokenizer)), ..self }
+    }
+
+    /// Measures this model end to end, as `decode/NAME` and so on.
+    pub fn with_model(self, name: &'s str, model: &'s Model<'s>) -> Self {
+        Self { model: Some((name, model)), ..self }
     }
 }
 
@@ -243,6 +261,7 @@ pub fn run_benchmark_suite<C: Clock + ?Sized>(
     };
     let mut runner = Runner { config, clock, run, records, log, results };
     micro::run(&mut runner, subject, tables);
+    end_to_end::run(&mut runner, subject, chosen);
     runner.results
 }
 

@@ -33,7 +33,13 @@ fn suite(kind: ClockKind, config: BenchmarkConfig<'_>) -> (Results, String, Stri
 }
 
 fn quick() -> BenchmarkConfig<'static> {
-    BenchmarkConfig { warmup_iterations: 2, measurement_iterations: 5, ..BenchmarkConfig::default() }
+    BenchmarkConfig {
+        warmup_iterations: 2,
+        measurement_iterations: 5,
+        prompt_tokens: 5,
+        synthetic: &[ModelSize::Tiny],
+        ..BenchmarkConfig::default()
+    }
 }
 
 #[test]
@@ -47,7 +53,9 @@ fn the_suite_measures_records_and_prints() {
         assert!(line.contains("\"environment\":{\"machine\":\"a \\\"test\\\"\"}"), "{line}");
         assert!(line.contains("not available: no counters in this test"), "{line}");
     }
-    assert!(summary.contains("arena_alloc"), "{summary}");
+    for case in ["arena_alloc", "prefill/tiny", "first_token/tiny", "decode/tiny", "batched_decode/tiny"] {
+        assert!(summary.contains(case), "no {case}: {summary}");
+    }
     assert!(summary.is_ascii());
     for line in summary.lines() {
         assert!(line.len() <= 80, "{} columns: {line}", line.len());

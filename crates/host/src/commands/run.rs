@@ -44,7 +44,7 @@ pub struct Arguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub window: Option<u32>,
     /// Divide the logits by this before drawing; 0 takes the likeliest token.
-    #[arg(long = "temp", value_name = "T", default_value_t = 0.0)]
+    #[arg(long = "temp", value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
     pub temperature: f32,
     /// Draw from the K likeliest tokens; 0 from all.
     #[arg(long, value_name = "K", default_value_t = 40)]

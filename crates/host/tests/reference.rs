@@ -82,9 +82,9 @@ fn mean_kl(reference: &[Value], logits: &[f32]) -> f64 {
             let norm = log_sum_exp(row);
             let ours: Vec<f64> =
                 ids(&line["ids"]).iter().map(|&id| f64::from(row[id as usize]) - norm).collect();
-            let ours_rest = (1.0 - ours.iter().map(|p| p.exp()).sum::<f64>()).max(1e-12).ln();
+            let ours_rest = libm::log((1.0 - ours.iter().map(|&p| libm::exp(p)).sum::<f64>()).max(1e-12));
             let rest = line["rest"].as_f64().expect("a number");
-            let event = |theirs: f64, ours: f64| theirs.exp() * (theirs - ours);
+            let event = |theirs: f64, ours: f64| libm::exp(theirs) * (theirs - ours);
             floats(&line["log_probs"]).iter().zip(&ours).map(|(&p, &q)| event(p, q)).sum::<f64>()
                 + event(rest, ours_rest)
         })

@@ -4,12 +4,14 @@
 //! 1. [`cli`] lists the commands; [`commands`] has one file for each.
 //! 2. [`model_file`] maps a GGUF file into memory.
 //! 3. [`team`] runs the runtime's jobs on rayon's threads.
-//! 4. [`failure`] is how a command says what went wrong.
+//! 4. [`quantize`] makes a file of another type.
+//! 5. [`failure`] is how a command says what went wrong.
 
 pub mod cli;
 pub mod commands;
 pub mod failure;
 pub mod model_file;
+pub mod quantize;
 #[cfg(feature = "llm-transformer")]
 pub mod team;
 

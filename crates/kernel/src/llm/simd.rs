@@ -12,6 +12,8 @@ use crate::llm::quant::GgmlType;
 
 #[cfg(all(feature = "simd", target_arch = "x86_64"))]
 mod avx2;
+#[cfg(all(feature = "simd", target_arch = "aarch64"))]
+mod neon;
 mod scalar;
 mod self_test;
 
@@ -96,10 +98,14 @@ pub fn by_name(name: &str) -> Option<&'static Kernels> {
 
 /// The best vector table of this build that this CPU can run.
 fn vector() -> Option<&'static Kernels> {
+    // Every AArch64 core that runs code compiled for these targets has NEON.
+    #[cfg(all(feature = "simd", target_arch = "aarch64"))]
+    return Some(&neon::TABLE);
     #[cfg(all(feature = "simd", target_arch = "x86_64"))]
     if avx2::detected() {
         return Some(&avx2::TABLE);
     }
+    #[cfg(not(all(feature = "simd", target_arch = "aarch64")))]
     None
 }
 

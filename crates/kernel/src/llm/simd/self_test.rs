@@ -61,7 +61,7 @@ impl Rng {
     /// An f16 of magnitude below 4, subnormal ones and both zeros included.
     pub(super) fn half(&mut self) -> u16 {
         let exponent = (self.next() % 17) as u16;
-        (self.next() as u16) & 0x83ff | exponent << 10
+        ((self.next() as u16) & 0x83ff) | (exponent << 10)
     }
 }
 

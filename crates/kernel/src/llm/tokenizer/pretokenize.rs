@@ -26,14 +26,15 @@ impl PreTokenizer {
     /// The pre-tokenizer of a name in a model file; several names mean the same one.
     pub fn from_name(name: &str) -> Option<Self> {
         Some(match name {
-            "gpt-2" | "mpt" | "olmo" | "jais" | "phi-2" | "trillion" | "granite-docling" => {
+            "gpt-2" | "mpt" | "olmo" | "jais" | "phi-2" | "trillion" | "granite-docling" | "exaone4" => {
                 PreTokenizer::Gpt2
             }
-            "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" => PreTokenizer::SmolLm,
-            "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "pixtral" | "lfm2" | "dbrx" | "smaug-bpe" => {
-                PreTokenizer::Llama3
+            "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b" => {
+                PreTokenizer::SmolLm
             }
-            "qwen2" | "deepseek-r1-qwen" | "stablelm2" | "hunyuan" => PreTokenizer::Qwen2,
+            "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0"
+            | "lfm2" | "dbrx" | "smaug-bpe" => PreTokenizer::Llama3,
+            "qwen2" | "deepseek-r1-qwen" | "megrez" | "stablelm2" | "hunyuan" => PreTokenizer::Qwen2,
             "default" | "" => PreTokenizer::Default,
             _ => return None,
         })

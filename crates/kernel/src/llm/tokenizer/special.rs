@@ -64,7 +64,10 @@ impl Specials {
         let counts = |id: u32| parse || vocab.kind(id) == Some(TokenKind::UserDefined);
         let mut occurs = [0u64; TURN_BITS / 64];
         let mut any = false;
-        for start in 0..text.len() {
+        for (start, &byte) in text.iter().enumerate() {
+            if self.first_byte[usize::from(byte)] == self.first_byte[usize::from(byte) + 1] {
+                continue;
+            }
             self.matches_at(vocab, &text[start..], |place| {
                 if counts(self.sorted[place]) {
                     let bit = self.turns[place] as usize % TURN_BITS;
@@ -85,8 +88,13 @@ impl Specials {
                 continue;
             }
             let token = vocab.any_text(id);
+            let Some(last_start) = text.len().checked_sub(token.len()) else { continue };
             let mut start = 0;
-            while start + token.len() <= text.len() {
+            while start <= last_start {
+                let Some(ahead) = text[start..=last_start].iter().position(|&byte| byte == token[0]) else {
+                    break;
+                };
+                start += ahead;
                 // What is taken already is at least as long as this token: it cannot lie inside it.
                 let free = marks[start] == PLAIN && marks[start + token.len() - 1] == PLAIN;
                 if free && text[start..].starts_with(token) {

@@ -1,7 +1,7 @@
 //! Character classes: what `\p{L}`, `\p{N}`, `\p{P}` and `\s` mean to the pre-tokenizers.
 //!
-//! The table is generated (see [`UNICODE_VERSION`]). llama.cpp carries a table of its own, which may be of
-//! another version; the two can differ only on characters assigned between the versions.
+//! The table is generated (see [`UNICODE_VERSION`]). llama.cpp carries a table of its own, at this writing
+//! of Unicode 15; the two can differ only on characters that were assigned later, such as the letters of Garay.
 
 mod table;
 

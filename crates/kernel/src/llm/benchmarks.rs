@@ -4,8 +4,9 @@
 //! 1. [`clock`] is what a machine lends: ticks and event counters.
 //! 2. [`case`](mod@case) is a case and how it is measured; [`stats`] describes its samples.
 //! 3. [`micro`] holds the small cases.
-//! 4. `end_to_end` runs whole models: the caller's, and [`synthetic`] ones.
-//! 5. [`targets`] are the lines results are held against; [`summary`] prints them, [`record`] stores them as JSON
+//! 4. [`memory`] measures bandwidth, for speeds to be held against.
+//! 5. `end_to_end` runs whole models: the caller's, and [`synthetic`] ones.
+//! 6. [`targets`] are the lines results are held against; [`summary`] prints them, [`record`] stores them as JSON
 //!    lines, [`regression`] compares two runs.
 //!
 //! A case states its work, checks its own answer (a wrong answer is a failure, not a fast result) and hides its
@@ -14,6 +15,7 @@
 pub mod case;
 pub mod clock;
 mod end_to_end;
+pub mod memory;
 pub mod micro;
 pub mod record;
 pub mod regression;
@@ -51,10 +53,16 @@ pub struct BenchmarkConfig<'a> {
     pub verbose: bool,
     /// Seconds for a micro-case, all its kernel tables together.
     pub micro_limit_s: f64,
+    /// Passes of an end-to-end case before its first sample.
+    pub end_to_end_warmup: usize,
+    /// Samples of an end-to-end case, at least 3.
+    pub end_to_end_iterations: usize,
     /// Seconds for an end-to-end case; three samples are taken however long they take.
     pub end_to_end_limit_s: f64,
     /// Tokens of the prompt of end-to-end cases, at least 2.
     pub prompt_tokens: usize,
+    /// Bytes of each of the three arrays that memory bandwidth is measured on; well above the last cache's size.
+    pub memory_bytes: usize,
     /// Synthetic models to run.
     pub synthetic: &'a [ModelSize],
     /// Run only cases whose name contains this.
@@ -76,13 +84,34 @@ impl Default for BenchmarkConfig<'_> {
             use_simd: true,
             verbose: false,
             micro_limit_s: 2.0,
+            end_to_end_warmup: 1,
+            end_to_end_iterations: 30,
             end_to_end_limit_s: 5.0,
             prompt_tokens: 32,
+            memory_bytes: 64 << 20,
             synthetic: &[ModelSize::Tiny, ModelSize::Small],
             filter: None,
             instruction_counts: &[],
             environment: &[],
         }
+    }
+}
+
+impl BenchmarkConfig<'_> {
+    /// The same with end-to-end cases small enough for an emulator: 8 prompt tokens, 5 samples, no warm-up, 4 MiB.
+    pub fn for_emulator(self) -> Self {
+        Self {
+            prompt_tokens: 8,
+            end_to_end_warmup: 0,
+            end_to_end_iterations: 5,
+            memory_bytes: 4 << 20,
+            ..self
+        }
+    }
+
+    /// Whether the filter lets the case `name` through.
+    pub fn wants(&self, name: &str) -> bool {
+        self.filter.is_none_or(|filter| name.contains(filter))
     }
 }
 
@@ -126,6 +155,8 @@ pub struct CaseResult {
     pub unit: &'static str,
     /// The kernel table that did the work, or `none`.
     pub kernels: &'static str,
+    /// What the name does not say: precision, prompt length, batch. May be empty.
+    pub detail: String,
     /// Samples and what they say.
     pub measurement: Measurement,
 }
@@ -194,6 +225,7 @@ struct Runner<'r, C: Clock + ?Sized> {
 }
 
 impl<C: Clock + ?Sized> Runner<'_, C> {
+    /// Measures `case` and keeps the result.
     fn measure(
         &mut self,
         name: &str,
@@ -202,26 +234,46 @@ impl<C: Clock + ?Sized> Runner<'_, C> {
         effort: Effort,
         case: &mut dyn Case,
     ) {
-        match measure(self.clock, effort, case) {
-            Ok(measurement) => {
-                let result = CaseResult { name: name.to_string(), unit, kernels, measurement };
-                if self.config.verbose {
-                    let s = &result.measurement.stats;
-                    let _ = writeln!(
-                        self.log,
-                        "  {name} ({kernels}): {:.1} ns per {unit}, {} samples{}",
-                        s.median,
-                        s.samples,
-                        if result.measurement.emulated { " (emulated)" } else { "" }
-                    );
-                }
-                if record::write_result(self.records, &self.run, &result).is_err() {
-                    self.fail(name, kernels, "its record could not be written".to_string());
-                }
-                self.results.results.push(result);
-            }
-            Err(wrong) => self.fail(name, kernels, wrong.to_string()),
+        if let Some(measurement) = self.attempt(name, kernels, effort, case) {
+            self.keep(name.to_string(), unit, kernels, String::new(), measurement);
         }
+    }
+
+    /// Measures `case`; a wrong answer becomes a failure.
+    fn attempt(
+        &mut self,
+        name: &str,
+        kernels: &'static str,
+        effort: Effort,
+        case: &mut dyn Case,
+    ) -> Option<Measurement> {
+        measure(self.clock, effort, case).map_err(|wrong| self.fail(name, kernels, wrong.to_string())).ok()
+    }
+
+    /// Records a result.
+    fn keep(
+        &mut self,
+        name: String,
+        unit: &'static str,
+        kernels: &'static str,
+        detail: String,
+        measurement: Measurement,
+    ) {
+        if self.config.verbose {
+            let s = &measurement.stats;
+            let emulated = if measurement.emulated { " (emulated)" } else { "" };
+            // Progress for a person; where the log takes nothing, the records and results still say it.
+            let _ = writeln!(
+                self.log,
+                "  {name} ({kernels}): {:.1} ns per {unit}, {} samples{emulated}",
+                s.median, s.samples
+            );
+        }
+        let result = CaseResult { name, unit, kernels, detail, measurement };
+        if record::write_result(self.records, &self.run, &result).is_err() {
+            self.fail(&result.name, kernels, "its record could not be written".to_string());
+        }
+        self.results.results.push(result);
     }
 
     fn fail(&mut self, name: &str, kernels: &'static str, reason: String) {
@@ -261,6 +313,7 @@ pub fn run_benchmark_suite<C: Clock + ?Sized>(
     };
     let mut runner = Runner { config, clock, run, records, log, results };
     micro::run(&mut runner, subject, tables);
+    memory::run(&mut runner, subject);
     end_to_end::run(&mut runner, subject, chosen);
     runner.results
 }

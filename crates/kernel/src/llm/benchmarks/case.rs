@@ -102,6 +102,14 @@ impl Measurement {
         self.work.units * self.calls as f64 * self.stats.samples as f64
     }
 
+    /// The same measurement with `units` units of work a call.
+    pub fn restated(&self, units: f64) -> Self {
+        let mut new = self.clone();
+        new.stats = new.stats.scaled(self.work.units / units);
+        new.work.units = units;
+        new
+    }
+
     /// Retired instructions per unit of work, where they were counted.
     pub fn instructions_per_unit(&self) -> Option<f64> {
         Some(self.counters.instructions.ok()? as f64 / self.total_units())
@@ -259,6 +267,16 @@ pub(super) mod tests {
             assert_eq!(m.instructions_per_unit(), Some(14.0));
             assert!((m.gflops() - 8.0 / 7.0).abs() < 1e-9);
         }
+    }
+
+    #[test]
+    fn another_unit_changes_the_time_and_not_the_rates() {
+        let clock = HandClock::new(true, ClockKind::Wall);
+        let m = measure(&clock, EFFORT, &mut Costs(&clock, 7, true)).unwrap();
+        let whole = m.restated(1.0);
+        assert_eq!(whole.stats.median, m.stats.median * 2.0);
+        assert_eq!(whole.stats.cv, m.stats.cv);
+        assert!((whole.gbytes() - m.gbytes()).abs() < 1e-9);
     }
 
     #[test]

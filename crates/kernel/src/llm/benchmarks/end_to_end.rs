@@ -4,8 +4,7 @@
 //! a prompt that contains it. By the promise of bit-equal arithmetic the logits' hashes must be the same.
 
 use alloc::format;
-use alloc::string::ToString;
-use alloc::vec;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::hint::black_box;
 
@@ -25,67 +24,68 @@ const BATCH: usize = 8;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Prefill,
-    FirstToken,
     Decode,
     Batched,
 }
 
-/// The end-to-end cases: kind, name, unit.
-const CASES: [(Kind, &str, &str); 4] = [
-    (Kind::Prefill, "prefill", "tokens"),
-    (Kind::FirstToken, "first_token", "prompts"),
-    (Kind::Decode, "decode", "tokens"),
-    (Kind::Batched, "batched_decode", "tokens"),
-];
+/// The measured cases. `first_token` is `prefill` once more, stated per prompt.
+const CASES: [(Kind, &str); 3] =
+    [(Kind::Prefill, "prefill"), (Kind::Decode, "decode"), (Kind::Batched, "batched_decode")];
 
-/// Runs the cases of the loaded model and of the configured synthetic sizes.
+/// Runs the cases of the configured synthetic sizes, then of the caller's model.
 pub(super) fn run<C: Clock + ?Sized>(
     runner: &mut Runner<'_, C>,
     subject: &Subject<'_>,
     kernels: &'static Kernels,
 ) {
     for &size in runner.config.synthetic {
-        if !CASES.iter().any(|(_, case, _)| wanted(runner, case, size.name())) {
+        if !CASES.iter().any(|(_, case)| wanted(runner, case, size.name())) {
             continue;
         }
-        let file = size.build();
+        let Some(file) = size.build() else {
+            runner.fail(size.name(), kernels.name, "not enough memory for its weights".to_string());
+            continue;
+        };
         let loaded = Gguf::parse(&file)
             .map_err(|error| error.to_string())
             .and_then(|gguf| Model::load(&gguf, LoadConfig::default()).map_err(|error| error.to_string()));
         match loaded {
             Ok(model) => {
                 runner.results.notes.push(format!(
-                    "{}: {} parameters (documents say {} M and, at 1 GHz, {} tokens/s)",
+                    "{}: {} parameters; documents say {} M and {} tokens/s at 1 GHz",
                     size.name(),
                     model.parameters(),
                     size.documented_parameters() / 1_000_000,
                     size.predicted_tokens_per_second()
                 ));
-                of_model(runner, subject, kernels, size.name(), &model);
+                of_model(runner, subject, kernels, (size.name(), "Q4_0"), &model);
             }
             Err(reason) => runner.fail(size.name(), kernels.name, reason),
         }
     }
     if let Some((name, model)) = subject.model {
-        runner.results.notes.push(format!("{name}: {} parameters", model.parameters()));
-        of_model(runner, subject, kernels, name, model);
+        runner.results.notes.push(format!("{name:.38}: {} parameters", model.parameters()));
+        let precision = if model.is_quantized() { "quantized" } else { "float" };
+        of_model(runner, subject, kernels, (name, precision), model);
     }
 }
 
 fn wanted<C: Clock + ?Sized>(runner: &Runner<'_, C>, case: &str, model: &str) -> bool {
-    runner.config.filter.is_none_or(|filter| format!("{case}/{model}").contains(filter))
+    let through = |case: &str| runner.config.wants(&format!("{case}/{model}"));
+    through(case) || (case == "prefill" && through("first_token"))
 }
 
 fn of_model<C: Clock + ?Sized>(
     runner: &mut Runner<'_, C>,
     subject: &Subject<'_>,
     kernels: &'static Kernels,
-    name: &str,
+    (name, precision): (&str, &str),
     model: &Model<'_>,
 ) {
     let config = runner.config;
-    let prompt_tokens = config.prompt_tokens.max(2);
     let vocab = model.shape().vocab_size as u32;
+    let room = model.shape().context_length.saturating_sub(BATCH);
+    let prompt_tokens = config.prompt_tokens.clamp(2, room.max(2));
     let prompt: Vec<u32> = (0..prompt_tokens as u32).map(|i| (i * 7919 + 17) % vocab).collect();
     let session_config = SessionConfig {
         context: prompt_tokens + BATCH,
@@ -94,35 +94,72 @@ fn of_model<C: Clock + ?Sized>(
         members: subject.team.size(),
         ..SessionConfig::default()
     };
-    for (kind, case, unit) in CASES {
+    for (kind, case) in CASES {
         if !wanted(runner, case, name) {
             continue;
         }
         let full = format!("{case}/{name}");
-        let bytes = match Plan::new(model.shape(), model.weight_bytes(), &session_config) {
-            Ok(plan) => plan.session() as usize,
+        let mut memory = match Plan::new(model.shape(), model.weight_bytes(), &session_config) {
+            Ok(plan) => match zeroed(plan.session()) {
+                Ok(memory) => memory,
+                Err(reason) => {
+                    runner.fail(&full, kernels.name, reason);
+                    continue;
+                }
+            },
             Err(error) => {
                 runner.fail(&full, kernels.name, error.to_string());
                 continue;
             }
         };
-        let mut memory = vec![0; bytes];
-        let session = Session::new(model, session_config, kernels, subject.team, &mut memory);
         let effort = Effort {
-            warmup: 1,
-            samples: config.measurement_iterations.max(3),
+            warmup: config.end_to_end_warmup,
+            samples: config.end_to_end_iterations.max(3),
             min_samples: 3,
             limit_s: config.end_to_end_limit_s,
             calls: Some(1),
         };
-        let built = session
+        let built = Session::new(model, session_config, kernels, subject.team, &mut memory)
             .map_err(|error| error.to_string())
             .and_then(|session| Pass::new(session, &prompt, kind).map_err(|error| error.to_string()));
-        match built {
-            Ok(mut pass) => runner.measure(&full, unit, kernels.name, effort, &mut pass),
-            Err(reason) => runner.fail(&full, kernels.name, reason),
+        let mut pass = match built {
+            Ok(pass) => pass,
+            Err(reason) => {
+                runner.fail(&full, kernels.name, reason);
+                continue;
+            }
+        };
+        let detail = match kind {
+            Kind::Prefill => format!("{precision}, prompt {prompt_tokens} in one batch, first token picked"),
+            Kind::Decode => format!("{precision}, 1 token behind {prompt_tokens}"),
+            Kind::Batched => {
+                format!(
+                    "{precision}, {BATCH} positions of one sequence a pass, behind {prompt_tokens}, all logits"
+                )
+            }
+        };
+        let Some(measurement) = runner.attempt(&full, kernels.name, effort, &mut pass) else { continue };
+        let per_prompt = measurement.restated(1.0);
+        if config.wants(&full) {
+            runner.keep(full, "tokens", kernels.name, detail.clone(), measurement);
+        }
+        let full = format!("first_token/{name}");
+        if kind == Kind::Prefill && config.wants(&full) {
+            runner.keep(full, "prompts", kernels.name, detail, per_prompt);
         }
     }
+}
+
+/// `bytes` zero bytes, or why not.
+fn zeroed(bytes: u64) -> Result<Vec<u8>, String> {
+    let mut memory = Vec::new();
+    let bytes =
+        usize::try_from(bytes).map_err(|_| format!("{bytes} bytes are more than an address can name"))?;
+    memory
+        .try_reserve_exact(bytes)
+        .map_err(|_| format!("a session needs {bytes} bytes, which are not free"))?;
+    memory.resize(bytes, 0);
+    Ok(memory)
 }
 
 /// A session at work.
@@ -132,18 +169,20 @@ struct Pass<'m> {
     /// Tokens that decoding appends.
     next: Vec<u32>,
     kind: Kind,
+    /// Hash of the logits that must come out.
     expected: u64,
-    found: Result<u64, RunError>,
+    /// The logits of the last pass, copied as a sampler would; empty before.
+    found: Vec<f32>,
     first: Option<usize>,
 }
 
 impl<'m> Pass<'m> {
     /// Finds the expected hash by another split of the same tokens, and leaves the session ready.
     fn new(mut session: Session<'m>, prompt: &[u32], kind: Kind) -> Result<Self, RunError> {
-        let vocab = session.model().shape().vocab_size as u32;
-        let next: Vec<u32> = (0..BATCH as u32).map(|i| (i * 104_729 + 5) % vocab).collect();
+        let vocab = session.model().shape().vocab_size;
+        let next: Vec<u32> = (0..BATCH as u32).map(|i| (i * 104_729 + 5) % vocab as u32).collect();
         let appended = match kind {
-            Kind::Prefill | Kind::FirstToken => &[][..],
+            Kind::Prefill => &[][..],
             Kind::Decode => &next[..1],
             Kind::Batched => &next[..],
         };
@@ -153,14 +192,16 @@ impl<'m> Pass<'m> {
         session.forward(&all[..cut], Logits::None)?;
         let expected = logits_hash(session.forward(&all[cut..], Logits::Last)?).value();
         session.reset();
-        session.forward(prompt, Logits::None)?;
-        let prompt = prompt.to_vec();
-        Ok(Self { session, prompt, next, kind, expected, found: Ok(0), first: None })
+        if kind != Kind::Prefill {
+            session.forward(prompt, Logits::None)?;
+        }
+        let found = Vec::with_capacity(vocab);
+        Ok(Self { session, prompt: prompt.to_vec(), next, kind, expected, found, first: None })
     }
 
-    fn once(&mut self) -> Result<u64, RunError> {
+    fn once(&mut self) -> Result<(), RunError> {
         let logits = match self.kind {
-            Kind::Prefill | Kind::FirstToken => {
+            Kind::Prefill => {
                 self.session.reset();
                 self.session.forward(black_box(&self.prompt), Logits::Last)?
             }
@@ -174,65 +215,79 @@ impl<'m> Pass<'m> {
                 &all[all.len() / BATCH * (BATCH - 1)..]
             }
         };
-        if self.kind == Kind::FirstToken {
-            let greatest = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+        self.found.extend_from_slice(logits);
+        if self.kind == Kind::Prefill {
+            let greatest = self.found.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
             self.first = black_box(greatest.map(|(id, _)| id));
         }
-        // One number of the logits stands for all while timing; the hash is taken by `check`.
-        Ok(u64::from(black_box(logits[0]).to_bits()))
+        Ok(())
     }
 }
 
 impl Case for Pass<'_> {
     fn name(&self) -> &'static str {
-        CASES.iter().find(|(kind, ..)| *kind == self.kind).expect("all kinds are listed").1
+        CASES.iter().find(|(kind, _)| *kind == self.kind).expect("all kinds are listed").1
     }
 
     fn work(&self) -> Work {
         let model = self.session.model();
+        let shape = model.shape();
         let tokens = match self.kind {
-            Kind::Prefill | Kind::FirstToken => self.prompt.len(),
+            Kind::Prefill => self.prompt.len(),
             Kind::Decode => 1,
             Kind::Batched => BATCH,
         } as u64;
-        let units = if self.kind == Kind::FirstToken { 1.0 } else { tokens as f64 };
         // Every matrix weight is one fma per token; attention's products come on top and are not counted. The head
         // is computed for the last position only, except in a batched decode.
-        let shape = model.shape();
         let head = (shape.vocab_size * shape.dim) as u64;
         let heads = if self.kind == Kind::Batched { tokens } else { 1 };
-        let tables = if model.is_tied() { 1 } else { 2 };
-        let layers = model.parameters() - head * tables;
+        let layers = model.parameters() - head * if model.is_tied() { 1 } else { 2 };
         let flops = 2 * (layers * tokens + head * heads);
-        Work { units, tokens, bytes: model.pass_bytes(), flops }
+        Work { units: tokens as f64, tokens, bytes: model.pass_bytes(), flops }
     }
 
     fn run(&mut self, calls: u64) {
         for _ in 0..calls {
-            self.found = self.once();
+            self.found.clear();
+            if self.once().is_err() {
+                self.found.clear();
+                return;
+            }
         }
     }
 
     fn check(&mut self) -> Result<(), WrongAnswer> {
-        let ran = f64::from(u8::from(self.found.is_ok()));
-        WrongAnswer::check("the pass ended without an error", 1.0, ran, 0.0)?;
-        let again = match self.kind {
-            Kind::Batched => {
-                self.session.truncate(self.prompt.len());
-                self.session
-                    .forward(&self.next, Logits::All)
-                    .map(|all| logits_hash(&all[all.len() / BATCH * (BATCH - 1)..]).value())
-            }
-            Kind::Decode => {
-                self.session.truncate(self.prompt.len());
-                self.session.forward(&self.next[..1], Logits::Last).map(|l| logits_hash(l).value())
-            }
-            Kind::Prefill | Kind::FirstToken => {
-                self.session.reset();
-                self.session.forward(&self.prompt, Logits::Last).map(|l| logits_hash(l).value())
-            }
-        };
-        let same = again.is_ok_and(|hash| hash == self.expected);
-        WrongAnswer::check("logits equal those of another split", 1.0, f64::from(u8::from(same)), 0.0)
+        let vocab = self.session.model().shape().vocab_size;
+        WrongAnswer::check("logits of the last pass", vocab as f64, self.found.len() as f64, 0.0)?;
+        let same = logits_hash(&self.found).value() == self.expected;
+        WrongAnswer::check("logits equal those of another split", 1.0, f64::from(u8::from(same)), 0.0)?;
+        let picked = self.kind != Kind::Prefill || self.first.is_some_and(|id| id < vocab);
+        WrongAnswer::check("a first token was picked", 1.0, f64::from(u8::from(picked)), 0.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::synthetic::ModelSize;
+    use super::*;
+    use crate::llm::pool::Solo;
+    use crate::llm::simd::scalar;
+
+    #[test]
+    fn a_changed_logit_is_a_wrong_answer() {
+        let file = ModelSize::Tiny.build().unwrap();
+        let model = Model::load(&Gguf::parse(&file).unwrap(), LoadConfig::default()).unwrap();
+        let config = SessionConfig { context: 16, batch: 8, logits: 8, ..SessionConfig::default() };
+        for (kind, _) in CASES {
+            let plan = Plan::new(model.shape(), model.weight_bytes(), &config).unwrap();
+            let mut memory = zeroed(plan.session()).unwrap();
+            let session = Session::new(&model, config, scalar(), &Solo, &mut memory).unwrap();
+            let mut pass = Pass::new(session, &[1, 2, 3], kind).unwrap();
+            assert!(pass.check().is_err(), "nothing has run yet");
+            pass.run(2);
+            assert_eq!(pass.check(), Ok(()));
+            pass.found[7] += 1.0;
+            assert!(pass.check().is_err());
+        }
     }
 }

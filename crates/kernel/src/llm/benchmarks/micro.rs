@@ -73,7 +73,7 @@ pub(super) fn run<C: Clock + ?Sized>(
         limit_s: config.micro_limit_s / share as f64,
         calls: None,
     };
-    let wanted = |name: &str| config.filter.is_none_or(|filter| name.contains(filter));
+    let wanted = |name: &str| config.wants(name);
     let unit = |name| targets::target(name).expect("every micro-case has a line").per;
     plain_cases(&wanted, &mut |case| {
         runner.measure(case.name(), unit(case.name()), "none", effort(1), case);

@@ -70,9 +70,10 @@ pub fn write_result(out: &mut dyn Write, run: &Run<'_>, result: &CaseResult) -> 
     head(out, run, &result.name, result.kernels)?;
     write!(
         out,
-        ",\"unit\":{},\"outcome\":\"measured\",\"work_per_call\":{{\"units\":{},\"tokens\":{},\"bytes\":{},\
+        ",\"unit\":{},\"detail\":{},\"outcome\":\"measured\",\"work_per_call\":{{\"units\":{},\"tokens\":{},\"bytes\":{},\
          \"flops\":{}}},\"calls_per_sample\":{},\"samples\":{},\"time_boxed\":{}",
         Json(result.unit),
+        Json(&result.detail),
         m.work.units,
         m.work.tokens,
         m.work.bytes,

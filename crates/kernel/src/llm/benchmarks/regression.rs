@@ -50,7 +50,7 @@ pub fn check_regression(baseline: &CaseResult, current: &CaseResult) -> Verdict 
     if baseline.kernels != current.kernels {
         return Verdict::Incomparable("not the same kernel table");
     }
-    if b.work != c.work {
+    if b.work != c.work || baseline.detail != current.detail {
         return Verdict::Incomparable("the case's work has changed; record a new baseline");
     }
     if b.emulated != c.emulated {
@@ -92,6 +92,7 @@ mod tests {
             name: "dot_product".into(),
             unit: "us/384 dot",
             kernels: "scalar",
+            detail: "".into(),
             measurement: Measurement {
                 stats: Stats::from_samples(times).unwrap(),
                 calls: 100,

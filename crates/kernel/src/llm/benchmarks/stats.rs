@@ -82,6 +82,26 @@ impl Stats {
         })
     }
 
+    /// The statistics of the samples times `factor`.
+    pub fn scaled(mut self, factor: f64) -> Self {
+        for value in [
+            &mut self.min,
+            &mut self.max,
+            &mut self.mean,
+            &mut self.median,
+            &mut self.stddev,
+            &mut self.mad,
+            &mut self.p90,
+            &mut self.p99,
+            &mut self.p999,
+            &mut self.median_low,
+            &mut self.median_high,
+        ] {
+            *value *= factor;
+        }
+        self
+    }
+
     /// Units of work in a second at the median time, when samples are nanoseconds per unit.
     pub fn throughput(&self) -> f64 {
         if self.median > 0.0 { 1e9 / self.median } else { 0.0 }
@@ -164,6 +184,12 @@ mod tests {
         let s = Stats::from_samples(&mut [5.0]).unwrap();
         assert_eq!((s.stddev, s.mad, s.cv, s.median_low, s.median_high), (0.0, 0.0, 0.0, 5.0, 5.0));
         assert_eq!(s.mild_outliers, 0);
+    }
+
+    #[test]
+    fn scaling_equals_scaled_samples() {
+        let halved = Stats::from_samples(&mut [9.0, 1.0, 4.0, 2.0]).unwrap().scaled(0.5);
+        assert_eq!(Some(halved), Stats::from_samples(&mut [4.5, 0.5, 2.0, 1.0]));
     }
 
     #[test]

@@ -218,8 +218,8 @@ impl Results {
         writeln!(out, "{rule}")?;
         writeln!(
             out,
-            "{:<28} {:>10} {:<10} {:>10} {:>8} {:>5}",
-            "whole models and memory", "rate", "unit", "ms/unit", "GB/s", "n"
+            "{:<38} {:>9} {:<8} {:>9} {:>7} {:>4}",
+            "whole models and memory", "unit/s", "unit", "ms/unit", "GB/s", "n"
         )?;
         for result in self.results.iter().filter(is_micro) {
             let m = &result.measurement;
@@ -235,7 +235,7 @@ impl Results {
             };
             writeln!(
                 out,
-                "{:<28} {rate:>10} {:<10} {ms:>10} {bandwidth:>8} {:>5}",
+                "{:<38.38} {rate:>9} {:<8} {ms:>9} {bandwidth:>7} {:>4}",
                 result.name, result.unit, m.stats.samples
             )?;
         }

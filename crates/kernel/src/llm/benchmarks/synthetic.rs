@@ -6,9 +6,10 @@
 use alloc::format;
 use alloc::vec::Vec;
 
+use crate::llm::gguf::{Value, Writer};
 use crate::llm::quant::GgmlType;
 
-/// Alignment of tensors in the file.
+/// Padding of a tensor at most.
 const ALIGNMENT: usize = 32;
 /// Tokens of every synthetic vocabulary.
 const VOCAB: usize = 4096;
@@ -72,89 +73,79 @@ impl ModelSize {
         }
     }
 
-    /// The file: GGUF version 3, Llama architecture, matrices in Q4_0, norms in F32, head tied to the embedding.
-    ///
-    /// The same bytes every time. Takes memory for the whole file at once.
-    pub fn build(self) -> Vec<u8> {
+    /// The file: Llama architecture, matrices in Q4_0, norms in F32, head tied to the embedding. The same bytes every
+    /// time, or `None` where the memory for them is not there.
+    pub fn build(self) -> Option<Vec<u8>> {
         let (layers, dim, ffn) = self.shape();
-        let mut tensors: Vec<(alloc::string::String, GgmlType, usize, usize)> = Vec::new();
-        tensors.push(("token_embd.weight".into(), GgmlType::Q4_0, VOCAB, dim));
-        for layer in 0..layers {
-            let mut push = |part: &str, ty, rows, k| {
-                tensors.push((format!("blk.{layer}.{part}.weight"), ty, rows, k));
-            };
-            push("attn_norm", GgmlType::F32, 1, dim);
-            push("attn_q", GgmlType::Q4_0, dim, dim);
-            push("attn_k", GgmlType::Q4_0, dim, dim);
-            push("attn_v", GgmlType::Q4_0, dim, dim);
-            push("attn_output", GgmlType::Q4_0, dim, dim);
-            push("ffn_norm", GgmlType::F32, 1, dim);
-            push("ffn_gate", GgmlType::Q4_0, ffn, dim);
-            push("ffn_up", GgmlType::Q4_0, ffn, dim);
-            push("ffn_down", GgmlType::Q4_0, dim, ffn);
-        }
-        tensors.push(("output_norm.weight".into(), GgmlType::F32, 1, dim));
-
-        let string = |out: &mut Vec<u8>, text: &str| {
-            out.extend((text.len() as u64).to_le_bytes());
-            out.extend(text.as_bytes());
-        };
-        let numbers = [
+        let mut writer = Writer::new();
+        writer.put("general.architecture", Value::Str("llama"));
+        writer.put("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5));
+        for (key, value) in [
             ("llama.block_count", layers),
             ("llama.context_length", 2048),
             ("llama.embedding_length", dim),
             ("llama.feed_forward_length", ffn),
             ("llama.attention.head_count", dim / HEAD_DIM),
-            ("general.alignment", ALIGNMENT),
-        ];
-        let mut file = Vec::new();
-        file.extend(b"GGUF");
-        file.extend(3u32.to_le_bytes());
-        file.extend((tensors.len() as u64).to_le_bytes());
-        file.extend((numbers.len() as u64 + 2).to_le_bytes());
-        string(&mut file, "general.architecture");
-        file.extend(8u32.to_le_bytes()); // a string
-        string(&mut file, "llama");
-        string(&mut file, "llama.attention.layer_norm_rms_epsilon");
-        file.extend(6u32.to_le_bytes()); // an f32
-        file.extend(1e-5f32.to_le_bytes());
-        for (key, value) in numbers {
-            string(&mut file, key);
-            file.extend(4u32.to_le_bytes()); // a u32
-            file.extend((value as u32).to_le_bytes());
+        ] {
+            writer.put(key, Value::U32(value as u32));
         }
-        let mut offset = 0;
-        for (name, ty, rows, k) in &tensors {
-            string(&mut file, name);
-            let dims: &[usize] = if *rows == 1 { &[*k] } else { &[*k, *rows] };
-            file.extend((dims.len() as u32).to_le_bytes());
-            dims.iter().for_each(|&n| file.extend((n as u64).to_le_bytes()));
-            file.extend((*ty as u32).to_le_bytes());
-            file.extend((offset as u64).to_le_bytes());
-            let bytes = ty.row_bytes(*k).expect("widths are multiples of 32") * rows;
-            offset += bytes.next_multiple_of(ALIGNMENT);
-        }
-        file.resize(file.len().next_multiple_of(ALIGNMENT), 0);
-        file.reserve_exact(offset);
-        let mut random = self as u64 + 1;
-        for (_, ty, rows, k) in &tensors {
-            if *ty == GgmlType::F32 {
-                (0..*k).for_each(|_| file.extend(1.0f32.to_le_bytes()));
-            } else {
-                // Weights of about 1 / sqrt(k), so that activations keep their size: nibbles are even over -8..8,
-                // whose deviation is 4.6.
-                let scale = half::f16::from_f32(1.0 / (4.6 * libm::sqrtf(*k as f32)));
-                for _ in 0..rows * k / 32 {
-                    file.extend(scale.to_bits().to_le_bytes());
-                    for _ in 0..2 {
-                        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                        file.extend((random ^ (random >> 29)).to_le_bytes());
-                    }
-                }
+        let mut sizes: Vec<(GgmlType, usize)> = Vec::new(); // elements of each tensor
+        let mut size_bytes = 64 * 1024; // more than the header of 24 layers
+        let mut tensor = |name: &str, rows: usize, k: usize| {
+            let (ty, dims) = match rows {
+                1 => (GgmlType::F32, &[k as u64][..]),
+                _ => (GgmlType::Q4_0, &[k as u64, rows as u64][..]),
+            };
+            writer.tensor::<()>(name, ty, dims).expect("widths are multiples of 32");
+            sizes.push((ty, rows * k));
+            size_bytes += ty.row_bytes(rows * k).expect("widths are multiples of 32") + ALIGNMENT;
+        };
+        tensor("token_embd.weight", VOCAB, dim);
+        for layer in 0..layers {
+            for (part, rows, k) in [
+                ("attn_norm", 1, dim),
+                ("attn_q", dim, dim),
+                ("attn_k", dim, dim),
+                ("attn_v", dim, dim),
+                ("attn_output", dim, dim),
+                ("ffn_norm", 1, dim),
+                ("ffn_gate", ffn, dim),
+                ("ffn_up", ffn, dim),
+                ("ffn_down", dim, ffn),
+            ] {
+                tensor(&format!("blk.{layer}.{part}.weight"), rows, k);
             }
-            file.resize(file.len().next_multiple_of(ALIGNMENT), 0);
         }
-        file
+        tensor("output_norm.weight", 1, dim);
+
+        let mut file = Vec::new();
+        file.try_reserve_exact(size_bytes).ok()?;
+        let sink = |bytes: &[u8]| {
+            file.extend_from_slice(bytes);
+            Ok::<(), ()>(())
+        };
+        let mut data = writer.begin(sink).expect("the sink takes everything");
+        let mut random = self as u64 + 1;
+        for (ty, elements) in sizes {
+            let written = match ty {
+                GgmlType::F32 => (0..elements).try_for_each(|_| data.write(&1.0f32.to_le_bytes())),
+                _ => (0..elements / 32).try_for_each(|_| {
+                    // Weights of about 1 / sqrt(dim), so that activations keep their size: nibbles are even over
+                    // -8..8, whose deviation is 4.6.
+                    let scale = half::f16::from_f32(1.0 / (4.6 * libm::sqrtf(dim as f32)));
+                    let mut block = [0; 18];
+                    block[..2].copy_from_slice(&scale.to_bits().to_le_bytes());
+                    for eight in block[2..].chunks_mut(8) {
+                        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                        eight.copy_from_slice(&(random ^ (random >> 29)).to_le_bytes());
+                    }
+                    data.write(&block)
+                }),
+            };
+            written.expect("the sink takes everything");
+        }
+        data.finish().expect("every tensor had its bytes");
+        Some(file)
     }
 }
 
@@ -169,8 +160,8 @@ mod tests {
         // Tiny: 3 x (4 x 256^2 + 3 x 256 x 704 + 2 x 256) + 4096 x 256 + 256.
         // Small: 6 x (4 x 384^2 + 3 x 384 x 1024 + 2 x 384) + 4096 x 384 + 384: 10.6 M without the embedding.
         for (size, count) in [(ModelSize::Tiny, 3_458_816), (ModelSize::Small, 12_194_688)] {
-            let file = size.build();
-            assert_eq!(file, size.build());
+            let file = size.build().unwrap();
+            assert_eq!(Some(&file), size.build().as_ref());
             let gguf = Gguf::parse(&file).unwrap();
             let model = Model::load(&gguf, LoadConfig::default()).unwrap();
             assert_eq!(model.parameters(), count, "{}", size.name());

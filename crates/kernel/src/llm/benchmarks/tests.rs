@@ -37,6 +37,7 @@ fn quick() -> BenchmarkConfig<'static> {
         warmup_iterations: 2,
         measurement_iterations: 5,
         prompt_tokens: 5,
+        memory_bytes: 1 << 16,
         synthetic: &[ModelSize::Tiny],
         ..BenchmarkConfig::default()
     }
@@ -53,7 +54,14 @@ fn the_suite_measures_records_and_prints() {
         assert!(line.contains("\"environment\":{\"machine\":\"a \\\"test\\\"\"}"), "{line}");
         assert!(line.contains("not available: no counters in this test"), "{line}");
     }
-    for case in ["arena_alloc", "prefill/tiny", "first_token/tiny", "decode/tiny", "batched_decode/tiny"] {
+    for case in [
+        "arena_alloc",
+        "prefill/tiny",
+        "first_token/tiny",
+        "decode/tiny",
+        "batched_decode/tiny",
+        "memory_triad",
+    ] {
         assert!(summary.contains(case), "no {case}: {summary}");
     }
     assert!(summary.is_ascii());

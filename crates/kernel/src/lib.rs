@@ -6,4 +6,14 @@
 
 extern crate alloc;
 
+#[cfg(all(target_os = "none", feature = "boot"))]
+pub mod arch;
+#[cfg(all(target_os = "none", feature = "boot"))]
+pub mod boot;
+#[cfg(all(target_os = "none", feature = "boot"))]
+pub mod console;
+#[cfg(all(target_os = "none", feature = "boot"))]
+pub mod drivers;
+#[cfg(all(target_os = "none", feature = "boot"))]
+pub mod image;
 pub mod llm;

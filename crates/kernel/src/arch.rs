@@ -1,0 +1,3 @@
+//! What depends on the processor; AArch64 is the only one.
+
+pub mod aarch64;

@@ -1,0 +1,3 @@
+//! Device drivers; each is told its base address.
+
+pub mod pl011;

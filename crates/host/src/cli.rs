@@ -32,6 +32,11 @@ pub enum Command {
     /// Measure how well a model predicts a text.
     #[cfg(feature = "llm-transformer")]
     Perplexity(commands::perplexity::Arguments),
+    /// Write a model file of another type.
+    Quantize(commands::quantize::Arguments),
+    /// Run the benchmark suite.
+    #[cfg(feature = "llm-transformer")]
+    Bench(commands::bench::Arguments),
 }
 
 impl Cli {
@@ -46,6 +51,9 @@ impl Cli {
             Command::Logits(arguments) => commands::logits::run(&arguments, out),
             #[cfg(feature = "llm-transformer")]
             Command::Perplexity(arguments) => commands::perplexity::run(&arguments, out),
+            Command::Quantize(arguments) => commands::quantize::run(&arguments, out),
+            #[cfg(feature = "llm-transformer")]
+            Command::Bench(arguments) => commands::bench::run(&arguments, out),
         }
     }
 }

@@ -1,10 +1,13 @@
 //! One file per command: its arguments, and a `run` that does it and writes to the output it is given.
 
+#[cfg(feature = "llm-transformer")]
+pub mod bench;
 pub mod inspect;
 #[cfg(feature = "llm-transformer")]
 pub mod logits;
 #[cfg(feature = "llm-transformer")]
 pub mod perplexity;
+pub mod quantize;
 #[cfg(feature = "llm-transformer")]
 pub mod run;
 #[cfg(feature = "llm-transformer")]

@@ -5,10 +5,15 @@
 //! 2. [`model_file`] maps a GGUF file into memory.
 //! 3. [`team`] runs the runtime's jobs on rayon's threads.
 //! 4. [`quantize`] makes a file of another type.
-//! 5. [`failure`] is how a command says what went wrong.
+//! 5. [`clock`] times the benchmark suite, [`environment`] says where it ran.
+//! 6. [`failure`] is how a command says what went wrong.
 
 pub mod cli;
+#[cfg(feature = "llm-transformer")]
+pub mod clock;
 pub mod commands;
+#[cfg(feature = "llm-transformer")]
+pub mod environment;
 pub mod failure;
 pub mod model_file;
 pub mod quantize;

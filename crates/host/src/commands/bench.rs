@@ -1,0 +1,155 @@
+//! `barelm bench`: the benchmark suite of the library, with the system's clock and threads.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+
+use barelm::llm::benchmarks::{BenchmarkConfig, ModelSize, Subject, run_benchmark_suite};
+use barelm::llm::model::{LoadConfig, Model};
+use barelm::llm::tokenizer::Tokenizer;
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
+use super::setup::SessionArguments;
+use crate::clock::SystemClock;
+use crate::environment;
+use crate::failure::Failure;
+use crate::model_file::ModelFile;
+
+/// Arguments of `barelm bench`.
+#[derive(Args, Debug)]
+pub struct Arguments {
+    /// A GGUF file to measure besides the synthetic models.
+    pub model: Option<PathBuf>,
+    /// Run only the cases whose name contains this.
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+    /// Write a record of each case to this file, one JSON object a line.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Calls of a case before its first sample.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub warmup: usize,
+    /// Samples of a case, as far as its time allows.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub iterations: u32,
+    /// Measure only the scalar kernels.
+    #[arg(long, conflicts_with = "kernels")]
+    pub no_simd: bool,
+    /// Seeded models without meaning to measure, separated by commas.
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', default_value = "tiny,small", value_parser = size_parser())]
+    pub synthetic: Vec<Option<ModelSize>>,
+    /// Tokens of the prompt of whole-model cases.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(2..=1024))]
+    pub prompt_tokens: u16,
+    /// Write every result to standard error as soon as it is there.
+    #[arg(long, short)]
+    pub verbose: bool,
+    /// Threads to compute with (default: all cores).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub threads: Option<u16>,
+    /// Instruction set to compare with the scalar kernels (default: the best one here).
+    #[arg(long, value_name = "NAME")]
+    pub kernels: Option<String>,
+}
+
+fn size_parser() -> impl TypedValueParser<Value = Option<ModelSize>> {
+    let names = ModelSize::ALL.into_iter().map(ModelSize::name).chain(["none"]);
+    PossibleValuesParser::new(names).map(|name| ModelSize::ALL.into_iter().find(|size| size.name() == name))
+}
+
+/// Runs the suite and prints its summary; wrong answers and missed lines fail the command.
+pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
+    // The clock first: its counters cover only threads that start after it.
+    let clock = SystemClock::new();
+    let session =
+        SessionArguments { threads: arguments.threads, kernels: arguments.kernels.clone(), batch: 64 };
+    let kernels = session.kernels()?;
+    let team = session.team()?;
+    let file = arguments.model.as_deref().map(ModelFile::open).transpose()?;
+    let gguf = file.as_ref().map(ModelFile::parse).transpose()?;
+    let refused = |error: &dyn fmt::Display| match &arguments.model {
+        Some(path) => Failure::because(path.display(), error),
+        None => Failure::Message(error.to_string()),
+    };
+    let tokenizer = gguf.as_ref().map(Tokenizer::from_gguf).transpose().map_err(|error| refused(&error))?;
+    let model = gguf.as_ref().map(|gguf| Model::load(gguf, LoadConfig::default())).transpose();
+    let model = model.map_err(|error| refused(&error))?;
+    let name = arguments.model.as_ref().and_then(|path| path.file_stem()).unwrap_or_default();
+    let name = name.to_string_lossy();
+
+    let mut subject = Subject::new(&team).with_kernels(kernels);
+    if let Some(tokenizer) = &tokenizer {
+        subject = subject.with_tokenizer(&name, tokenizer);
+    }
+    if let Some(model) = &model {
+        subject = subject.with_model(&name, model);
+    }
+    let environment = environment::describe(file.as_ref());
+    let environment: Vec<_> =
+        environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let synthetic: Vec<_> = arguments.synthetic.iter().copied().flatten().collect();
+    let config = BenchmarkConfig {
+        warmup_iterations: arguments.warmup,
+        measurement_iterations: arguments.iterations as usize,
+        use_simd: !arguments.no_simd,
+        verbose: arguments.verbose,
+        prompt_tokens: arguments.prompt_tokens.into(),
+        synthetic: &synthetic,
+        filter: arguments.filter.as_deref(),
+        environment: &environment,
+        ..BenchmarkConfig::default()
+    };
+    let mut records = match &arguments.json {
+        None => Sink::new(Box::new(std::io::sink())),
+        Some(path) => {
+            let file = File::create(path).map_err(|error| Failure::because(path.display(), error))?;
+            Sink::new(Box::new(BufWriter::new(file)))
+        }
+    };
+    let mut log = Sink::new(Box::new(std::io::stderr()));
+    let results = run_benchmark_suite(&config, &clock, &subject, &mut records, &mut log);
+    if let (Err(error), Some(path)) = (records.finish(), &arguments.json) {
+        return Err(Failure::because(path.display(), error));
+    }
+    if results.results.is_empty() && results.failures.is_empty() {
+        let filter = arguments.filter.as_deref().unwrap_or_default();
+        return Err(Failure::Message(format!("no case has a name with `{filter}` in it")));
+    }
+    let mut summary = String::new();
+    results
+        .print_summary(&mut summary)
+        .map_err(|_| Failure::Message("the summary cannot be written".into()))?;
+    out.write_all(summary.as_bytes())?;
+    if results.passed() { Ok(()) } else { Err(Failure::Message("the suite failed: see the summary".into())) }
+}
+
+/// A text sink over a byte sink that keeps the first error.
+struct Sink<'w> {
+    to: Box<dyn Write + 'w>,
+    error: Option<std::io::Error>,
+}
+
+impl<'w> Sink<'w> {
+    fn new(to: Box<dyn Write + 'w>) -> Self {
+        Sink { to, error: None }
+    }
+
+    /// Writes what is buffered; the first error of all writes, if any.
+    fn finish(&mut self) -> std::io::Result<()> {
+        self.error.take().map_or_else(|| self.to.flush(), Err)
+    }
+}
+
+impl fmt::Write for Sink<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if self.error.is_some() {
+            return Err(fmt::Error);
+        }
+        self.to.write_all(text.as_bytes()).map_err(|error| {
+            self.error = Some(error);
+            fmt::Error
+        })
+    }
+}

@@ -1,0 +1,101 @@
+//! Where and by what a benchmark was run: the fields that every record carries.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use sha2::{Digest, Sha256};
+
+use crate::model_file::ModelFile;
+
+/// Names and values, in the order of the records.
+///
+/// The commit is that of `$BARELM_COMMIT` where a driver sets it; a program cannot know it otherwise.
+pub fn describe(model: Option<&ModelFile>) -> Vec<(String, String)> {
+    let mut fields = vec![
+        ("date", utc(SystemTime::now())),
+        ("machine", processor()),
+        ("platform", format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS)),
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("toolchain", env!("BARELM_RUSTC").to_owned()),
+        ("build", if cfg!(debug_assertions) { "debug assertions" } else { "release" }.to_owned()),
+    ];
+    if let Ok(commit) = std::env::var("BARELM_COMMIT") {
+        fields.push(("commit", commit));
+    }
+    if let Some(model) = model {
+        let name = model.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let hash = Sha256::digest(model.bytes());
+        fields.push(("model", name));
+        fields.push(("model_sha256", hash.iter().map(|byte| format!("{byte:02x}")).collect()));
+    }
+    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// The processor's name as Linux tells it.
+fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    };
+    // AArch64 kernels give numbers instead of a name.
+    field("model name")
+        .or_else(|| Some(format!("implementer {} part {}", field("CPU implementer")?, field("CPU part")?)))
+        .unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// Date and time in UTC, as ISO 8601 to the second.
+fn utc(time: SystemTime) -> String {
+    // A clock before 1970 is wrong in any case.
+    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let (year, month, day) = civil(seconds / 86_400);
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// Year, month and day of the Gregorian calendar, of a day counted from 1970-01-01.
+fn civil(mut day: u64) -> (u64, u64, u64) {
+    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let mut year = 1970;
+    while day >= 365 + u64::from(leap(year)) {
+        day -= 365 + u64::from(leap(year));
+        year += 1;
+    }
+    let lengths = [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let mut month = 1;
+    for length in lengths {
+        if day < length {
+            break;
+        }
+        day -= length;
+        month += 1;
+    }
+    (year, month, day + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (951_868_800, "2000-03-01T00:00:00Z"),
+            (1_735_689_599, "2024-12-31T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(utc(UNIX_EPOCH + Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn the_compiler_and_the_machine_have_names() {
+        let fields = describe(None);
+        let value = |name: &str| &fields.iter().find(|(field, _)| field == name).expect(name).1;
+        assert!(value("toolchain").starts_with("rustc "), "{}", value("toolchain"));
+        assert!(!value("machine").is_empty());
+    }
+}

@@ -30,20 +30,37 @@ pub(super) fn matmul(ty: GgmlType, weights: &[u8], rows: usize, x: &Activations<
         GgmlType::F32 => floats::<F32>(ty, weights, rows, x, out),
         GgmlType::F16 => floats::<F16>(ty, weights, rows, x, out),
         GgmlType::BF16 => floats::<BF16>(ty, weights, rows, x, out),
-        GgmlType::Q4_0 => quantized::<Q4_0>(ty, weights, rows, x, out),
-        GgmlType::Q4_1 => quantized::<Q4_1>(ty, weights, rows, x, out),
-        GgmlType::Q5_0 => quantized::<Q5_0>(ty, weights, rows, x, out),
-        GgmlType::Q5_1 => quantized::<Q5_1>(ty, weights, rows, x, out),
-        GgmlType::Q8_0 => quantized::<Q8_0>(ty, weights, rows, x, out),
-        GgmlType::Q4_K => quantized::<Q4_K>(ty, weights, rows, x, out),
-        GgmlType::Q5_K => quantized::<Q5_K>(ty, weights, rows, x, out),
-        GgmlType::Q6_K => quantized::<Q6_K>(ty, weights, rows, x, out),
+        GgmlType::Q4_0 => quantized::<Q4_0>(weights, rows, x, out),
+        GgmlType::Q4_1 => quantized::<Q4_1>(weights, rows, x, out),
+        GgmlType::Q5_0 => quantized::<Q5_0>(weights, rows, x, out),
+        GgmlType::Q5_1 => quantized::<Q5_1>(weights, rows, x, out),
+        GgmlType::Q8_0 => quantized::<Q8_0>(weights, rows, x, out),
+        GgmlType::Q4_K => quantized::<Q4_K>(weights, rows, x, out),
+        GgmlType::Q5_K => quantized::<Q5_K>(weights, rows, x, out),
+        GgmlType::Q6_K => quantized::<Q6_K>(weights, rows, x, out),
     }
     scalar::matmul_rows(ty, weights, rows, rows / 4 * 4..rows, x, out);
 }
 
 /// The same block of four rows.
 type Rows<'a> = [&'a [u8]; 4];
+
+/// The four rows from `first` on, whole.
+#[inline(always)]
+fn rows_from(weights: &[u8], first: usize, row_bytes: usize) -> Rows<'_> {
+    let mut rows = weights[first * row_bytes..].chunks_exact(row_bytes);
+    core::array::from_fn(|_| rows.next().expect("four rows"))
+}
+
+/// `len` bytes from `at` of each row.
+#[inline(always)]
+fn blocks_at<'a>(rows: &Rows<'a>, at: usize, len: usize) -> Rows<'a> {
+    let mut blocks = *rows;
+    for block in &mut blocks {
+        *block = &block[at..at + len];
+    }
+    blocks
+}
 
 /// Four rows' sub-block of 32 weights.
 struct Unpacked {
@@ -57,20 +74,21 @@ struct Unpacked {
 }
 
 #[target_feature(enable = "neon")]
-fn quantized<const TY: u32>(ty: GgmlType, weights: &[u8], rows: usize, x: &Activations<'_>, out: &mut [f32]) {
+fn quantized<const TY: u32>(weights: &[u8], rows: usize, x: &Activations<'_>, out: &mut [f32]) {
+    // From the constant, so that offsets in a block need no checks.
+    let ty = const { GgmlType::from_id(TY).expect("one of GgmlType") };
     let row_bytes = ty.row_bytes(x.k).expect("checked by the caller");
     let (block_bytes, subs) = (ty.block_bytes(), ty.block_len() / 32);
     let blocks = x.k / ty.block_len();
     let (q, _) = x.blocks.q.as_chunks::<32>();
     let (sum16, _) = x.blocks.sum16.as_chunks::<2>();
     for first_row in (0..rows / 4 * 4).step_by(4) {
+        let row = rows_from(weights, first_row, row_bytes);
         for first in (0..x.positions).step_by(TILE) {
             let count = TILE.min(x.positions - first);
             let mut acc = [vdupq_n_f32(0.0); TILE];
             for b in 0..blocks {
-                let block: Rows<'_> = core::array::from_fn(|i| {
-                    &weights[(first_row + i) * row_bytes + b * block_bytes..][..block_bytes]
-                });
+                let block = blocks_at(&row, b * block_bytes, block_bytes);
                 let (scale, minimum) = scales::<TY>(&block);
                 for sub in 0..subs {
                     let unpacked = unpack::<TY>(&block, sub);

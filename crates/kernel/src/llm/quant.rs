@@ -2,19 +2,19 @@
 //!
 //! Read in this order:
 //! 1. [`GgmlType`] names the types and gives their block sizes.
-//! 2. [`dequantize()`] is the scalar reference from bytes to `f32`, for every type.
-//! 3. [`quantize()`] goes the other way, with llama.cpp's own rounding, for the types that files are written in.
+//! 2. [`dequantize`] is the scalar reference from bytes to `f32`, for every type.
+//! 3. [`quantize`] goes the other way, with llama.cpp's own rounding, for the types that files are written in.
 //! 4. [`check_scales`] refuses blocks whose scale is not a finite number; it runs once, when a model is loaded.
 //!
-//! All formats are little-endian and are described block by block in [`mod@dequantize`]. Nothing here allocates.
+//! All formats are little-endian and are described block by block in [`blocks`]. Nothing here allocates.
 #![forbid(unsafe_code)]
 
-pub mod dequantize;
-pub mod quantize;
+pub mod blocks;
+pub mod rounding;
 mod scales;
 
-pub use dequantize::{dequantize, k_scale_min};
-pub use quantize::{QuantizeError, quantize};
+pub use blocks::{dequantize, k_scale_min};
+pub use rounding::{QuantizeError, quantize};
 pub use scales::{BadScale, check_scales};
 
 /// Type of a tensor's elements, with the numbers that GGUF files use.

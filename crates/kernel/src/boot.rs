@@ -26,6 +26,8 @@ pub enum Step {
     SelfTest,
     /// Reading the model file.
     Model,
+    /// Running the benchmark suite.
+    Suite,
     /// Planning memory and building a session.
     Session,
     /// Generating text.
@@ -41,7 +43,8 @@ pub fn begin(step: Step) {
 
 /// The name of the step begun last.
 pub fn step_name() -> &'static str {
-    const NAMES: [&str; 7] = ["entry", "device tree", "heap", "self-test", "model", "session", "generation"];
+    const NAMES: [&str; 8] =
+        ["entry", "device tree", "heap", "self-test", "model", "suite", "session", "generation"];
     NAMES[STEP.load(Ordering::Relaxed)]
 }
 
@@ -63,6 +66,11 @@ unsafe impl core::alloc::GlobalAlloc for Heap {
             unsafe { self.0.lock().deallocate(block, layout) }
         }
     }
+}
+
+/// Bytes of the heap that nothing uses.
+pub fn heap_free() -> usize {
+    HEAP.0.lock().free()
 }
 
 /// Where Rust begins: the boot core at EL1.

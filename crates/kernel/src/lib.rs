@@ -14,6 +14,6 @@ pub mod boot;
 pub mod console;
 #[cfg(all(target_os = "none", feature = "boot"))]
 pub mod drivers;
-#[cfg(all(target_os = "none", feature = "boot"))]
+#[cfg(any(feature = "boot", test))]
 pub mod image;
 pub mod llm;

@@ -57,7 +57,7 @@ impl Machine {
     /// Reads the tree at `address`.
     pub fn read(address: usize) -> Result<Self, TreeError> {
         let absent = TreeError::Absent { x0: address };
-        if address == 0 || address % 8 != 0 {
+        if address == 0 || !address.is_multiple_of(8) {
             return Err(absent);
         }
         let header = core::ptr::with_exposed_provenance::<u32>(address);

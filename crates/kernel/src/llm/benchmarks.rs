@@ -65,6 +65,8 @@ pub struct BenchmarkConfig<'a> {
     pub memory_bytes: usize,
     /// Synthetic models to run.
     pub synthetic: &'a [ModelSize],
+    /// Run only the micro-cases: no whole models, no memory bandwidth.
+    pub micro_only: bool,
     /// Run only cases whose name contains this.
     pub filter: Option<&'a str>,
     /// Retired instructions of cases, counted in another boot, for clocks without counters.
@@ -90,6 +92,7 @@ impl Default for BenchmarkConfig<'_> {
             prompt_tokens: 32,
             memory_bytes: 64 << 20,
             synthetic: &[ModelSize::Tiny, ModelSize::Small],
+            micro_only: false,
             filter: None,
             instruction_counts: &[],
             environment: &[],
@@ -313,8 +316,10 @@ pub fn run_benchmark_suite<C: Clock + ?Sized>(
     };
     let mut runner = Runner { config, clock, run, records, log, results };
     micro::run(&mut runner, subject, tables);
-    memory::run(&mut runner, subject);
-    end_to_end::run(&mut runner, subject, chosen);
+    if !config.micro_only {
+        memory::run(&mut runner, subject);
+        end_to_end::run(&mut runner, subject, chosen);
+    }
     runner.results
 }
 

@@ -1,0 +1,172 @@
+//! A prompt in, text out on the console.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt::Display;
+use core::ops::ControlFlow;
+
+use super::clock::seconds_since;
+use super::model::Loaded;
+use super::options::{Options, Source};
+use crate::boot::{Step, begin, heap_free};
+use crate::console;
+use crate::console_line as line;
+use crate::llm::benchmarks::Clock;
+use crate::llm::chat::{ChatError, ChatTemplate, Role};
+use crate::llm::generate::{GenerateConfig, generate};
+use crate::llm::plan::{Plan, SessionConfig, Shortfall};
+use crate::llm::pool::Team;
+use crate::llm::sampler::{Sampler, SamplerConfig};
+use crate::llm::simd::Kernels;
+use crate::llm::tokenizer::Special;
+use crate::llm::transformer::Session;
+
+/// What a model is asked where the command line does not say.
+const DEFAULT_PROMPT: &str = "What is the capital of France?";
+
+/// Lets the model answer the prompt, and prints how that went.
+pub fn run(
+    options: &Options<'_>,
+    loaded: &Loaded,
+    kernels: &'static Kernels,
+    team: &dyn Team,
+    clock: &dyn Clock,
+) -> Result<(), String> {
+    begin(Step::Session);
+    let prompt = options.prompt.as_deref().unwrap_or(DEFAULT_PROMPT);
+    let ids = encode(loaded, prompt, options.raw)?;
+    let length = loaded.model.shape().context_length;
+    if ids.len() >= length {
+        return Err(format!(
+            "the prompt has {} tokens, the model's context {length} with the answer; shorten the prompt",
+            ids.len()
+        ));
+    }
+    let config = SessionConfig {
+        context: ids.len().saturating_add(options.tokens).min(length),
+        members: team.size(),
+        ..SessionConfig::default()
+    };
+    let mut memory = memory(loaded, &config)?;
+    let mut session =
+        Session::new(&loaded.model, config, kernels, team, &mut memory).map_err(|e| e.to_string())?;
+
+    begin(Step::Generation);
+    line!("prompt: {prompt}");
+    let speaker = Speaker { loaded, clock, tokens: options.tokens, print_ids: options.ids };
+    speaker.answer(&mut session, &ids)?;
+    units(&session)
+}
+
+/// The ids of a prompt, as the model wants it.
+pub fn encode(loaded: &Loaded, prompt: &str, raw: bool) -> Result<Vec<u32>, String> {
+    if prompt.is_empty() {
+        return Err("the prompt is empty: give some text with prompt=".to_string());
+    }
+    let tokenizer = &loaded.tokenizer;
+    let template = match ChatTemplate::from_gguf(&loaded.gguf) {
+        _ if raw => None,
+        Ok(template) => Some(template),
+        // The embedded model is a base model by design; any other is asked for as such.
+        Err(ChatError::NoTemplate) if loaded.source == Source::Embedded => None,
+        Err(error) => return Err(format!("{error}: add raw=1")),
+    };
+    let ids = match template {
+        None => tokenizer.encode_to_vec(prompt, Special::Plain),
+        Some(template) => tokenizer.encode_to_vec(&template.render(&[(Role::User, prompt)]), Special::Parse),
+    };
+    let ids = ids.map_err(|error| format!("the prompt: {error}"))?;
+    Ok(tokenizer.bos().filter(|_| tokenizer.adds_bos()).into_iter().chain(ids).collect())
+}
+
+/// Plans a session, says so, and takes its memory, once and whole, from the largest free region.
+pub fn memory(loaded: &Loaded, config: &SessionConfig) -> Result<Vec<u8>, String> {
+    let plan = Plan::from_header(&loaded.gguf, config).map_err(|error| error.to_string())?;
+    line!("{plan}");
+    // The weights stay where the file lies, which is no part of the heap.
+    let (needed, available) = (plan.session(), heap_free() as u64);
+    let short = |reason: &dyn Display| format!("not enough memory: {reason}; or give the machine more (-m)");
+    if needed > available {
+        return Err(short(&Shortfall { needed, available }));
+    }
+    let mut memory = Vec::new();
+    memory
+        .try_reserve_exact(needed as usize)
+        .map_err(|_| short(&format_args!("no {needed} bytes in one piece among {available} free")))?;
+    memory.resize(needed as usize, 0);
+    line!("fits, {} bytes to spare", available - needed);
+    Ok(memory)
+}
+
+/// What an answer needs besides the session.
+pub struct Speaker<'l> {
+    /// The model.
+    pub loaded: &'l Loaded,
+    /// For the speeds.
+    pub clock: &'l dyn Clock,
+    /// Tokens at most.
+    pub tokens: usize,
+    /// Print the ids behind the text.
+    pub print_ids: bool,
+}
+
+impl Speaker<'_> {
+    /// Writes the answer to `prompt` on the console as it is made, then how fast. Ctrl-C on the console ends it.
+    pub fn answer(&self, session: &mut Session<'_>, prompt: &[u32]) -> Result<(), String> {
+        let vocab_size = self.loaded.model.shape().vocab_size;
+        let mut sampler =
+            Sampler::try_new(SamplerConfig::default(), vocab_size).map_err(|e| e.to_string())?;
+        let mut ids = Vec::new();
+        ids.try_reserve_exact(if self.print_ids { self.tokens.saturating_add(1) } else { 0 })
+            .map_err(|_| format!("tokens={}: no memory for so many ids", self.tokens))?;
+        let config = GenerateConfig { max_tokens: self.tokens, ignore_stop: false };
+        let start = self.clock.now();
+        let mut first_s = None;
+        let (print_ids, room) = (self.print_ids, self.tokens);
+        let generated = generate(session, &self.loaded.tokenizer, &mut sampler, prompt, config, |step| {
+            first_s.get_or_insert_with(|| seconds_since(self.clock, start));
+            if print_ids && ids.len() < room {
+                ids.push(step.id);
+            }
+            console::print(format_args!("{}", step.text));
+            if interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        line!("");
+        let generated = generated.map_err(|error| error.to_string())?;
+        let all_s = seconds_since(self.clock, start);
+        let first_s = first_s.unwrap_or(all_s);
+        if print_ids {
+            let ids: Vec<String> = ids[..generated.tokens].iter().map(u32::to_string).collect();
+            line!("generated ids: {}", ids.join(","));
+        }
+        line!(
+            "{} tokens ({}); all speeds are an emulator's: prompt of {} tokens {:.2} tok/s, time to first token \
+             {first_s:.2} s, then {:.2} tok/s",
+            generated.tokens,
+            generated.finish,
+            prompt.len(),
+            prompt.len() as f64 / first_s,
+            (generated.tokens - 1) as f64 / (all_s - first_s).max(1e-9),
+        );
+        Ok(())
+    }
+}
+
+/// Whether Ctrl-C has come in; other bytes that are waiting are dropped.
+fn interrupted() -> bool {
+    const CTRL_C: u8 = 3;
+    core::iter::from_fn(|| console::uart().receive()).any(|byte| byte == CTRL_C)
+}
+
+/// Prints what each core has computed; an idle core is an error.
+fn units(session: &Session<'_>) -> Result<(), String> {
+    for (core, units) in session.work_units().enumerate() {
+        line!("core {core}: {units} units");
+    }
+    let (count, sum) = session.work_units().fold((0, 0), |(count, sum), units| (count + 1, sum + units));
+    match session.work_units().position(|units| units * count * 10 < sum * 6) {
+        Some(core) => Err(format!("core {core} did less than 60 % of the mean work")),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,333 @@
+//! The boot command line: `key=value` words separated by blanks, from `-append` or the device tree's `bootargs`.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+/// Every word, as [`Options::parse`] knows it.
+const KNOWN: &str = "suite=on|micro|off filter=CASE prompt=TEXT tokens=N raw=0|1 model=initrd|embedded cores=N \
+     kernels=scalar|neon hash=0|1 ids=0|1 json=0|1 counts=CASE/TABLE:N,... exact=0|1 shell=0|1 \
+     fault=undefined|abort|stack|write-text|panic env=KEY:VALUE";
+
+/// Which part of the benchmark suite runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suite {
+    /// All of it.
+    On,
+    /// Only the micro-cases.
+    Micro,
+    /// Nothing.
+    Off,
+}
+
+/// Where the model comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The file passed as initrd.
+    Initrd,
+    /// The small one inside the image.
+    Embedded,
+}
+
+/// A fault to raise, so that its report can be seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// An undefined instruction.
+    Undefined,
+    /// A read of an address that nothing is mapped at.
+    Abort,
+    /// A stack that runs into its guard page.
+    Stack,
+    /// A write to the image's code.
+    WriteText,
+    /// A panic.
+    Panic,
+}
+
+/// What one boot should do. Text lives as long as the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options<'a> {
+    /// Which benchmarks run.
+    pub suite: Suite,
+    /// Only cases whose name contains this.
+    pub filter: Option<&'a str>,
+    /// What the model is asked; `None` leaves it to the image.
+    pub prompt: Option<String>,
+    /// Tokens to generate at most.
+    pub tokens: usize,
+    /// Continue the prompt as it stands, without a chat template.
+    pub raw: bool,
+    /// Where the model comes from.
+    pub model: Source,
+    /// Cores to use at most; `None` takes all.
+    pub cores: Option<usize>,
+    /// Kernel table to use; `None` takes the best.
+    pub kernels: Option<&'a str>,
+    /// Print the logits hash of a fixed prompt, in several batch sizes that must agree.
+    pub hash: bool,
+    /// Print the generated ids.
+    pub ids: bool,
+    /// Print every record of the suite.
+    pub json: bool,
+    /// Retired instructions counted in another boot, by `case/table`.
+    pub counts: Vec<(&'a str, u64)>,
+    /// Constant iteration counts, for exact instruction counts.
+    pub exact: bool,
+    /// Read prompts from the console behind everything else.
+    pub shell: bool,
+    /// Raise this fault instead of all else.
+    pub fault: Option<Fault>,
+    /// Fields of the records' environment.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Options {
+            suite: Suite::On,
+            filter: None,
+            prompt: None,
+            tokens: 48,
+            raw: false,
+            model: Source::Initrd,
+            cores: None,
+            kernels: None,
+            hash: false,
+            ids: false,
+            json: false,
+            counts: Vec::new(),
+            exact: false,
+            shell: false,
+            fault: None,
+            environment: Vec::new(),
+        }
+    }
+}
+
+/// Why a command line was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OptionError<'a> {
+    /// No such word.
+    Unknown {
+        /// The word.
+        word: &'a str,
+    },
+    /// The word is known, its value is not.
+    Value {
+        /// The word.
+        word: &'a str,
+        /// What it may be.
+        wanted: &'static str,
+    },
+}
+
+impl fmt::Display for OptionError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown { word } => {
+                write!(f, "unknown word `{word}` in the boot command line; known are: {KNOWN}")
+            }
+            Self::Value { word, wanted } => {
+                write!(f, "`{word}` in the boot command line: the value must be {wanted}")
+            }
+        }
+    }
+}
+
+impl core::error::Error for OptionError<'_> {}
+
+impl<'a> Options<'a> {
+    /// Reads a command line. Of a word given twice the last one counts, except that `env=` collects.
+    pub fn parse(line: &'a str) -> Result<Self, OptionError<'a>> {
+        let mut options = Options::default();
+        for word in line.split_ascii_whitespace() {
+            let Some((key, value)) = word.split_once('=') else { return Err(OptionError::Unknown { word }) };
+            options.set(word, key, value)?;
+        }
+        Ok(options)
+    }
+
+    fn set(&mut self, word: &'a str, key: &str, value: &'a str) -> Result<(), OptionError<'a>> {
+        let wanted = |wanted| OptionError::Value { word, wanted };
+        let flag = || match value {
+            "0" => Ok(false),
+            "1" => Ok(true),
+            _ => Err(wanted("0 or 1")),
+        };
+        match key {
+            "suite" => {
+                self.suite = match value {
+                    "on" => Suite::On,
+                    "micro" => Suite::Micro,
+                    "off" => Suite::Off,
+                    _ => return Err(wanted("on, micro or off")),
+                }
+            }
+            "filter" if value.is_empty() => return Err(wanted("a part of a case's name")),
+            "filter" => self.filter = Some(value),
+            "prompt" => {
+                self.prompt = Some(decode(value).ok_or(wanted("UTF-8 text in percent encoding"))?);
+            }
+            "tokens" => {
+                self.tokens = value.parse().map_err(|_| wanted("a number of tokens"))?;
+            }
+            "raw" => self.raw = flag()?,
+            "model" => {
+                self.model = match value {
+                    "initrd" => Source::Initrd,
+                    "embedded" => Source::Embedded,
+                    _ => return Err(wanted("initrd or embedded")),
+                }
+            }
+            "cores" => {
+                let cores = value.parse().ok().filter(|&cores| cores > 0);
+                self.cores = Some(cores.ok_or(wanted("a number of cores, 1 or more"))?);
+            }
+            "kernels" if !["scalar", "neon"].contains(&value) => return Err(wanted("scalar or neon")),
+            "kernels" => self.kernels = Some(value),
+            "hash" => self.hash = flag()?,
+            "ids" => self.ids = flag()?,
+            "json" => self.json = flag()?,
+            "counts" => {
+                for entry in value.split(',').filter(|entry| !entry.is_empty()) {
+                    let count = entry.rsplit_once(':').and_then(|(case, n)| Some((case, n.parse().ok()?)));
+                    self.counts.push(count.ok_or(wanted("case/table:instructions, separated by commas"))?);
+                }
+            }
+            "exact" => self.exact = flag()?,
+            "shell" => self.shell = flag()?,
+            "fault" => {
+                self.fault = Some(match value {
+                    "undefined" => Fault::Undefined,
+                    "abort" => Fault::Abort,
+                    "stack" => Fault::Stack,
+                    "write-text" => Fault::WriteText,
+                    "panic" => Fault::Panic,
+                    _ => return Err(wanted("undefined, abort, stack, write-text or panic")),
+                });
+            }
+            "env" => {
+                let pair = value.split_once(':').and_then(|(k, v)| Some((decode(k)?, decode(v)?)));
+                let pair = pair.filter(|(key, _)| !key.is_empty());
+                self.environment.push(pair.ok_or(wanted("key:value in percent encoding"))?);
+            }
+            _ => return Err(OptionError::Unknown { word }),
+        }
+        Ok(())
+    }
+}
+
+/// Undoes percent encoding; `None` for a `%` without two hexadecimal digits, or if the bytes are not UTF-8.
+pub fn decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let mut digit = || char::from(rest.next()?).to_digit(16);
+                let (high, low) = (digit()?, digit()?);
+                (high << 4 | low) as u8
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::format;
+    use alloc::string::ToString;
+    use alloc::vec;
+
+    #[test]
+    fn an_empty_line_is_the_default_run() {
+        assert_eq!(Options::parse(" \t "), Ok(Options::default()));
+    }
+
+    #[test]
+    fn every_word_is_understood() {
+        let line = "suite=micro filter=dot prompt=Caf%c3%A9%20%3d%25 tokens=7 raw=1 model=embedded cores=2 \
+                    kernels=scalar hash=1 ids=1 json=1 counts=dot_product/neon:300,tokenization:12 exact=1 shell=1 \
+                    fault=write-text env=commit:abc env=rustc:rustc%201.95%3a";
+        let pair = |k: &str, v: &str| (k.to_string(), v.to_string());
+        let expected = Options {
+            suite: Suite::Micro,
+            filter: Some("dot"),
+            prompt: Some("Café =%".to_string()),
+            tokens: 7,
+            raw: true,
+            model: Source::Embedded,
+            cores: Some(2),
+            kernels: Some("scalar"),
+            hash: true,
+            ids: true,
+            json: true,
+            counts: vec![("dot_product/neon", 300), ("tokenization", 12)],
+            exact: true,
+            shell: true,
+            fault: Some(Fault::WriteText),
+            environment: vec![pair("commit", "abc"), pair("rustc", "rustc 1.95:")],
+        };
+        assert_eq!(Options::parse(line), Ok(expected));
+    }
+
+    #[test]
+    fn an_unknown_word_names_the_known_ones() {
+        for word in ["prompts=x", "console=ttyAMA0", "shell", "=", "Raw=1"] {
+            let error = Options::parse(word).unwrap_err();
+            assert_eq!(error, OptionError::Unknown { word });
+            let text = format!("{error}");
+            let keys = KNOWN.split(' ').filter_map(|known| known.split_once('=')).map(|(key, _)| key);
+            assert_eq!(keys.clone().count(), 16);
+            for key in keys {
+                assert!(text.contains(&format!("{key}=")), "{key} in {text}");
+                let known = Options::parse(&format!("{key}=~"))
+                    .is_err_and(|error| format!("{error}").contains("the value must be"));
+                assert!(known || ["filter", "prompt"].contains(&key), "{key} is known");
+            }
+        }
+    }
+
+    #[test]
+    fn a_bad_value_is_refused_with_what_it_may_be() {
+        for word in [
+            "suite=yes",
+            "filter=",
+            "prompt=%4",
+            "prompt=%zz",
+            "prompt=%ff",
+            "tokens=-1",
+            "tokens=",
+            "raw=true",
+            "model=",
+            "cores=0",
+            "cores=two",
+            "kernels=avx2",
+            "hash=2",
+            "counts=dot:x",
+            "counts=dot",
+            "fault=all",
+            "env=commit",
+            "env=:x",
+            "env=a:%",
+        ] {
+            match Options::parse(word) {
+                Err(OptionError::Value { word: found, .. }) => assert_eq!(found, word),
+                other => panic!("{word}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_of_two_counts() {
+        assert_eq!(Options::parse("tokens=3 tokens=5").map(|options| options.tokens), Ok(5));
+    }
+
+    #[test]
+    fn text_without_escapes_stays_as_it_is() {
+        assert_eq!(decode("a+b").as_deref(), Some("a+b"));
+        assert_eq!(decode("").as_deref(), Some(""));
+    }
+}

@@ -1,0 +1,69 @@
+//! One boot, step by step.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+
+use super::clock::TimerClock;
+use super::generation;
+use super::model::Loaded;
+use super::options::{Options, Source, Suite};
+use super::suite;
+use crate::boot::machine::Machine;
+use crate::boot::{Step, begin};
+use crate::console_line as line;
+use crate::llm::pool::Solo;
+use crate::llm::simd::{self, Kernels};
+
+/// Runs the image to its end. An error is one line for a person.
+pub fn run(machine: &Machine, _heap: usize) -> Result<(), String> {
+    line!("BareLM {} on bare metal", env!("CARGO_PKG_VERSION"));
+    line!("{} core(s) in the device tree, {} bytes of RAM", machine.cores, machine.ram.1);
+    let options = Options::parse(machine.bootargs).map_err(|e| e.to_string())?;
+    let kernels = kernels(&options)?;
+
+    begin(Step::SelfTest);
+    self_test()?;
+
+    begin(Step::Model);
+    // Micro-cases need no model; everything else does.
+    let needed = options.suite != Suite::Micro || options.tokens > 0 || options.hash || options.shell;
+    let wanted = needed || options.model == Source::Embedded || machine.initrd.is_some();
+    let loaded = wanted.then(|| Loaded::load(&options, machine)).transpose()?;
+
+    let clock = TimerClock { exact: options.exact };
+    let mut passed = true;
+    if options.suite != Suite::Off {
+        begin(Step::Suite);
+        passed = suite::run(&options, options.filter, loaded.as_ref(), kernels, &Solo, &clock)?;
+    }
+    if let (Some(loaded), true) = (&loaded, options.tokens > 0) {
+        generation::run(&options, loaded, kernels, &Solo, &clock)?;
+    }
+    if passed { Ok(()) } else { Err("the benchmark suite failed: see its summary".to_string()) }
+}
+
+/// The table asked for, or the best.
+fn kernels(options: &Options<'_>) -> Result<&'static Kernels, String> {
+    let kernels = match options.kernels {
+        Some(name) => simd::by_name(name).ok_or_else(|| format!("kernels={name}: not in this image"))?,
+        None => simd::best(),
+    };
+    line!("kernels: {}", kernels.name);
+    Ok(kernels)
+}
+
+/// Every table of kernels against the scalar one.
+fn self_test() -> Result<(), String> {
+    let mut checks = 0;
+    let passed = simd::self_test(|table, what, equal| {
+        checks += 1;
+        if !equal {
+            line!("self-test: {table} {what} differs from the scalar table");
+        }
+    });
+    if !passed {
+        return Err("the self-test failed: this machine does not compute what it should".to_string());
+    }
+    line!("self-test: {checks} checks, all equal to the scalar table");
+    Ok(())
+}

@@ -3,11 +3,13 @@
 //! - [`Session`] owns the state of one conversation and runs [`Session::forward`].
 //! - `pass` is the pass itself, the same function on every member of the team.
 //! - `attention` mixes positions; `rope` turns queries and keys by their position.
+//! - `hash` is the fingerprint of logits by which machines are compared.
 //!
 //! A pass takes a batch of positions: prefill is decode with more columns. Each step computes every position from
 //! the same inputs in the same order whatever the batch, the team or the kernels, so the logits' bits never differ.
 
 mod attention;
+mod hash;
 mod pass;
 mod rope;
 
@@ -22,6 +24,8 @@ use super::plan::{PlanError, SessionConfig, SessionLayout, Shortfall};
 use super::pool::Team;
 use super::shared::Shared;
 use super::simd::Kernels;
+
+pub use hash::{HASH_PROMPT, LogitsHash, hash_of_prompt, logits_hash};
 
 /// Why a pass was refused. Nothing was computed or stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -302,42 +306,4 @@ impl<'m> Session<'m> {
             None => Ok(logits),
         }
     }
-}
-
-/// A fingerprint of logits: FNV-1a, 64 bits, over their little-endian bytes. Equal bits give equal hashes on every
-/// machine; [`ARITHMETIC_VERSION`](super::simd::ARITHMETIC_VERSION) says which arithmetic made them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogitsHash(u64);
-
-impl Default for LogitsHash {
-    fn default() -> Self {
-        LogitsHash(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl LogitsHash {
-    /// Takes in more logits.
-    pub fn update(&mut self, logits: &[f32]) {
-        for byte in logits.iter().flat_map(|logit| logit.to_le_bytes()) {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    }
-
-    /// The hash of all logits so far.
-    pub fn value(&self) -> u64 {
-        self.0
-    }
-}
-
-impl fmt::Display for LogitsHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}/arithmetic-{}", self.0, super::simd::ARITHMETIC_VERSION)
-    }
-}
-
-/// Hash of one slice of logits, which [`Session::forward`] has found finite.
-pub fn logits_hash(logits: &[f32]) -> LogitsHash {
-    let mut hash = LogitsHash::default();
-    hash.update(logits);
-    hash
 }

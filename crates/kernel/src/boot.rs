@@ -2,14 +2,20 @@
 //!
 //! 1. `arch::aarch64::entry` has brought us to EL1 with a stack and zeroed memory.
 //! 2. [`machine`] reads the device tree.
-//! 3. The heap takes the largest free memory.
-//! 4. [`crate::image::run`] does the rest.
+//! 3. The final memory map replaces the first one.
+//! 4. The heap takes the largest free memory.
+//! 5. [`crate::image::run`] does the rest, with [`clock`] as the suite's clock.
 
+pub mod clock;
 pub mod machine;
 
+use core::ops::Range;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::arch::aarch64::exit;
+use machine::Machine;
+
+use crate::arch::aarch64::mmu::{Kind, MAP, OutOfTables};
+use crate::arch::aarch64::{cores, exit, vectors};
 use crate::console;
 
 /// What the boot core is doing, for the last words of a failure.
@@ -20,8 +26,12 @@ pub enum Step {
     Entry,
     /// Reading the device tree.
     DeviceTree,
+    /// Mapping memory.
+    MemoryMap,
     /// Building the heap.
     Heap,
+    /// Starting the other cores.
+    Cores,
     /// Comparing the kernel tables.
     SelfTest,
     /// Reading the model file.
@@ -43,8 +53,18 @@ pub fn begin(step: Step) {
 
 /// The name of the step begun last.
 pub fn step_name() -> &'static str {
-    const NAMES: [&str; 8] =
-        ["entry", "device tree", "heap", "self-test", "model", "suite", "session", "generation"];
+    const NAMES: [&str; 10] = [
+        "entry",
+        "device tree",
+        "memory map",
+        "heap",
+        "cores",
+        "self-test",
+        "model",
+        "suite",
+        "session",
+        "generation",
+    ];
     NAMES[STEP.load(Ordering::Relaxed)]
 }
 
@@ -73,21 +93,55 @@ pub fn heap_free() -> usize {
     HEAP.0.lock().free()
 }
 
-/// Where Rust begins: the boot core at EL1.
+unsafe extern "C" {
+    static __text_end: u8;
+    static __rodata_end: u8;
+}
+
+/// Where Rust begins: the boot core at EL1, under the first page table.
 pub(crate) extern "C" fn start(tree: usize) -> ! {
+    vectors::install(0);
     begin(Step::DeviceTree);
-    let machine = match machine::Machine::read(tree) {
+    let machine = match Machine::read(tree) {
         Ok(machine) => machine,
         Err(error) => fail(format_args!("{error}")),
     };
+    begin(Step::MemoryMap);
+    if let Err(error) = map(&machine) {
+        fail(format_args!("{error}"));
+    }
+    // SAFETY: `map` has put in the image, the console, all memory, the tree and the initrd.
+    unsafe { MAP.lock().activate() };
     begin(Step::Heap);
-    let (first, size) = machine.largest_free();
+    let free = machine.largest_free();
     // SAFETY: free memory: in RAM, and neither the image's, the tree's, the initrd's nor reserved.
-    unsafe { HEAP.0.lock().init(core::ptr::with_exposed_provenance_mut(first), size) };
-    match crate::image::run(&machine, size) {
+    unsafe { HEAP.0.lock().init(core::ptr::with_exposed_provenance_mut(free.start), free.len()) };
+    match crate::image::run(&machine, free.len()) {
         Ok(()) => exit::exit(0),
         Err(error) => fail(format_args!("{error}")),
     }
+}
+
+/// Maps memory as what it is.
+fn map(machine: &Machine) -> Result<(), OutOfTables> {
+    let mut map = MAP.lock();
+    let pages = |range: Range<usize>| range.start / 4096 * 4096..range.end.next_multiple_of(4096);
+    for ram in &machine.ram {
+        map.add(ram.clone(), Kind::Data)?;
+    }
+    map.add(pages(machine.tree.clone()), Kind::ReadOnly)?;
+    if let Some(file) = machine.initrd {
+        map.add(pages(file.as_ptr() as usize..file.as_ptr() as usize + file.len()), Kind::ReadOnly)?;
+    }
+    let image = machine::image();
+    let (text_end, rodata_end) = (&raw const __text_end as usize, &raw const __rodata_end as usize);
+    map.add(image.start..text_end, Kind::Code)?;
+    map.add(text_end..rodata_end, Kind::ReadOnly)?;
+    map.add(rodata_end..image.end.next_multiple_of(4096), Kind::Data)?;
+    for guard in cores::guards() {
+        map.remove(guard..guard + 4096)?;
+    }
+    map.add(pages(console::base()..console::base() + 4096), Kind::Device)
 }
 
 /// Says why, and ends with a failing status.

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use crate::drivers::pl011::Pl011;
 
 /// Where QEMU's `virt` machine has its UART; used until the device tree has been read.
-const VIRT_UART: usize = 0x0900_0000;
+pub const VIRT_UART: usize = 0x0900_0000;
 
 static BASE: AtomicUsize = AtomicUsize::new(VIRT_UART);
 static LOCK: spin::Mutex<()> = spin::Mutex::new(());
@@ -19,10 +19,15 @@ pub unsafe fn set_base(base: usize) {
     BASE.store(base, Ordering::Relaxed);
 }
 
+/// Where the PL011 is.
+pub fn base() -> usize {
+    BASE.load(Ordering::Relaxed)
+}
+
 /// The UART, without the lock.
 pub fn uart() -> Pl011 {
     // SAFETY: the base is the device tree's UART or, before that, the one of the only board without a tree.
-    unsafe { Pl011::new(BASE.load(Ordering::Relaxed)) }
+    unsafe { Pl011::new(base()) }
 }
 
 /// Writes whole pieces under the lock.

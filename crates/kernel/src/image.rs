@@ -4,14 +4,11 @@
 //! 1. [`options`] is the boot command line.
 //! 2. `run` is the list of steps.
 //! 3. `model` finds and loads the model, `suite` runs the benchmarks, `generation` lets the model answer.
-//! 4. `clock` is the time of both.
 //!
 //! What needs no machine ([`options`]) is compiled on hosts too, for its tests.
 
 pub mod options;
 
-#[cfg(target_os = "none")]
-mod clock;
 #[cfg(target_os = "none")]
 mod generation;
 #[cfg(target_os = "none")]

@@ -1,7 +1,15 @@
 //! AArch64: one mechanism per file.
 //!
 //! 1. `entry` is the image's header and first instructions, down to EL1 and into Rust.
-//! 2. [`exit`] ends the machine with a status.
+//! 2. [`mmu`] maps memory: nothing is both writable and executable, and stacks end at guard pages.
+//! 3. [`vectors`] reports exceptions.
+//! 4. [`cores`] starts the other cores and runs jobs on all.
+//! 5. [`pmu`] counts events.
+//! 6. [`exit`] ends the machine with a status.
 
+pub mod cores;
 mod entry;
 pub mod exit;
+pub mod mmu;
+pub mod pmu;
+pub mod vectors;

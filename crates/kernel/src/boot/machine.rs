@@ -1,9 +1,11 @@
 //! The machine as its device tree describes it.
 
 use core::fmt;
+use core::ops::Range;
 
-use dtoolkit::fdt::Fdt;
+use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
+use heapless::Vec;
 
 use crate::arch::aarch64::exit::{Conduit, set_conduit};
 use crate::console;
@@ -39,18 +41,26 @@ impl fmt::Display for TreeError {
     }
 }
 
+/// Most cores, memories and taken ranges that are looked at.
+const MOST: usize = 16;
+
 /// What the image needs to know.
 #[derive(Debug)]
 pub struct Machine {
-    /// First byte and size of the largest memory.
-    pub ram: (usize, usize),
+    /// All memory, 4 KiB pages.
+    pub ram: Vec<Range<usize>, MOST>,
     /// The model file, if one was passed as initrd.
     pub initrd: Option<&'static [u8]>,
     /// The kernel command line.
     pub bootargs: &'static str,
-    /// Processors in the tree.
-    pub cores: usize,
-    taken: [(usize, usize); 3],
+    /// The processors' affinities, as firmware knows them.
+    pub cores: Vec<u64, MOST>,
+    /// Whether QEMU's `virt` machine is what this is.
+    pub emulated: bool,
+    /// The device tree.
+    pub tree: Range<usize>,
+    /// Ranges of memory with something in them: image, tree, initrd, what firmware keeps.
+    taken: Vec<Range<usize>, MOST>,
 }
 
 impl Machine {
@@ -74,69 +84,115 @@ impl Machine {
                 _ => {}
             }
         }
-        for node in tree.root().children() {
-            if node.name_without_address() == "pl011"
-                && let Ok(Some(mut registers)) = node.reg()
-                && let Some(Ok(base)) = registers.next().map(|r| r.address::<u64>())
-            {
-                // SAFETY: the tree says that a PL011 is there.
-                unsafe { console::set_base(base as usize) };
-                break;
+        // `stdout-path` may carry a mode behind a colon; else the first PL011 that is not switched off.
+        let chosen = tree.find_node("/chosen").ok_or(TreeError::Missing("/chosen"))?;
+        let named = chosen
+            .property("stdout-path")
+            .and_then(|path| path.value_as::<&str>().ok())
+            .and_then(|path| tree.find_node(path.split(':').next().unwrap_or(path)));
+        let is_uart = |node: &FdtNode<'_>| {
+            node.property("compatible").is_some_and(|names| names_one(names.value(), b"arm,pl011"))
+                && node.property("status").is_none_or(|status| names_one(status.value(), b"okay"))
+        };
+        let uart = named.filter(is_uart).or_else(|| tree.root().children().find(is_uart));
+        if let Some(registers) = uart.and_then(|node| ranges(node).next()) {
+            // SAFETY: the tree says that a PL011 is there.
+            unsafe { console::set_base(registers.start) };
+        }
+        let mut ram = Vec::new();
+        for node in tree.root().children().filter(|n| n.name_without_address() == "memory") {
+            for range in ranges(node) {
+                // More pieces than fit are memory left unused.
+                let _ = ram.push(range.start.next_multiple_of(4096)..range.end / 4096 * 4096);
             }
         }
-        let mut ram = (0, 0);
-        for node in tree.root().children().filter(|n| n.name_without_address() == "memory") {
-            for r in node.reg().ok().flatten().into_iter().flatten() {
-                if let (Ok(first), Ok(size)) = (r.address::<u64>(), r.size::<u64>())
-                    && size as usize > ram.1
-                {
-                    ram = (first as usize, size as usize);
+        if ram.is_empty() {
+            return Err(TreeError::Missing("memory"));
+        }
+        let mut cores = Vec::new();
+        if let Some(cpus) = tree.find_node("/cpus") {
+            for cpu in cpus.children().filter(|n| n.name_without_address() == "cpu") {
+                if let Some(reg) = cpu.property("reg") {
+                    let _ = cores.push(big_endian(reg.value()) as u64);
                 }
             }
         }
-        if ram.1 == 0 {
-            return Err(TreeError::Missing("memory"));
-        }
-        let cores = tree
-            .find_node("/cpus")
-            .map_or(1, |cpus| cpus.children().filter(|n| n.name_without_address() == "cpu").count());
-        let chosen = tree.find_node("/chosen").ok_or(TreeError::Missing("/chosen"))?;
         let bootargs = match chosen.property("bootargs").map(|p| p.value_as::<&str>()) {
             Some(text) => text.map_err(|_| TreeError::Damaged)?,
             None => "",
         };
-        let number = |name| {
-            chosen
-                .property(name)
-                .map(|property| property.value().iter().fold(0usize, |n, &byte| n << 8 | usize::from(byte)))
-        };
+        let number = |name| chosen.property(name).map(|property| big_endian(property.value()));
         let initrd = match (number("linux,initrd-start"), number("linux,initrd-end")) {
-            (Some(start), Some(end)) if start >= ram.0 && start < end && end <= ram.0 + ram.1 => {
+            (Some(start), Some(end))
+                if start < end && ram.iter().any(|r: &Range<usize>| r.start <= start && end <= r.end) =>
+            {
                 let first = core::ptr::with_exposed_provenance(start);
                 // SAFETY: inside RAM (just checked), loaded by firmware, and never handed out by `largest_free`.
                 Some(unsafe { core::slice::from_raw_parts(first, end - start) })
             }
             _ => None,
         };
-        let image = (&raw const __image_start as usize, &raw const __image_end as usize);
-        let file =
-            initrd.map_or((0, 0), |file| (file.as_ptr() as usize, file.as_ptr() as usize + file.len()));
-        let taken = [image, (address, address + tree.data().len()), file];
-        Ok(Machine { ram, initrd, bootargs, cores, taken })
+        let end = address + tree.data().len();
+        let mut taken = Vec::new();
+        let reserved = tree.find_node("/reserved-memory");
+        let fixed = [image(), address..end];
+        let kept = fixed
+            .into_iter()
+            .chain(initrd.map(|file| file.as_ptr() as usize..file.as_ptr() as usize + file.len()))
+            .chain(
+                tree.memory_reservations().map(|r| r.address() as usize..(r.address() + r.size()) as usize),
+            )
+            .chain(reserved.iter().flat_map(|node| node.children()).flat_map(ranges));
+        for range in kept {
+            taken.push(range).map_err(|_| TreeError::Missing("room for so many reserved ranges"))?;
+        }
+        let emulated = tree.root().property("compatible").is_some_and(|names| {
+            names.value().split(|&byte| byte == 0).any(|name| name == b"linux,dummy-virt")
+        });
+        Ok(Machine { ram, initrd, bootargs, cores, emulated, tree: address..end, taken })
     }
 
-    /// First byte and size of the largest stretch of RAM that nothing lies in, on 4 KiB boundaries.
-    pub fn largest_free(&self) -> (usize, usize) {
-        let (ram, end) = (self.ram.0, self.ram.0 + self.ram.1);
-        let starts = core::iter::once(ram).chain(self.taken.iter().map(|t| t.1.next_multiple_of(4096)));
-        starts
-            .filter(|start| !self.taken.iter().any(|t| (t.0..t.1).contains(start)))
-            .filter(|start| (ram..end).contains(start))
-            .map(|start| {
-                let stop = self.taken.iter().map(|t| t.0).filter(|&t| t >= start).fold(end, usize::min);
-                (start, (stop - start) / 4096 * 4096)
-            })
-            .max_by_key(|free| free.1)
-            .unwrap_or((ram, 0))
+    /// Bytes of memory.
+    pub fn ram_bytes(&self) -> usize {
+        self.ram.iter().map(|r| r.len()).sum()
     }
+
+    /// The largest stretch of RAM that nothing lies in, whole 4 KiB pages.
+    pub fn largest_free(&self) -> Range<usize> {
+        let starts =
+            self.ram.iter().map(|r| r.start).chain(self.taken.iter().map(|t| t.end.next_multiple_of(4096)));
+        starts
+            .filter(|start| !self.taken.iter().any(|t| t.contains(start)))
+            .filter_map(|start| {
+                let ram = self.ram.iter().find(|r| r.contains(&start))?;
+                let stop =
+                    self.taken.iter().map(|t| t.start).filter(|&t| t >= start).fold(ram.end, usize::min);
+                Some(start..start.max(stop / 4096 * 4096))
+            })
+            .max_by_key(|free| free.len())
+            .unwrap_or(0..0)
+    }
+}
+
+/// The image in memory, zeroed parts and stacks included.
+pub fn image() -> Range<usize> {
+    &raw const __image_start as usize..&raw const __image_end as usize
+}
+
+/// The addresses of a node's `reg`; unreadable ones are left out.
+fn ranges(node: FdtNode<'_>) -> impl Iterator<Item = Range<usize>> {
+    node.reg().ok().flatten().into_iter().flatten().filter_map(|r| {
+        let (first, size) = (r.address::<u64>().ok()? as usize, r.size::<u64>().ok()? as usize);
+        (size > 0).then_some(first..first.checked_add(size)?)
+    })
+}
+
+/// Whether `name` is one of a property's strings.
+fn names_one(strings: &[u8], name: &[u8]) -> bool {
+    strings.split(|&byte| byte == 0).any(|string| string == name)
+}
+
+/// A number of any size in device tree order.
+fn big_endian(bytes: &[u8]) -> usize {
+    bytes.iter().fold(0, |number, &byte| number << 8 | usize::from(byte))
 }

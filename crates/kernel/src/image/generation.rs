@@ -6,9 +6,9 @@ use alloc::vec::Vec;
 use core::fmt::Display;
 use core::ops::ControlFlow;
 
-use super::clock::seconds_since;
 use super::model::Loaded;
 use super::options::{Options, Source};
+use crate::boot::clock::seconds_since;
 use crate::boot::{Step, begin, heap_free};
 use crate::console;
 use crate::console_line as line;

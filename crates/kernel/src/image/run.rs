@@ -3,23 +3,32 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 
-use super::clock::TimerClock;
 use super::generation;
 use super::model::Loaded;
 use super::options::{Options, Source, Suite};
 use super::suite;
+use crate::arch::aarch64::cores;
+use crate::boot::clock::KernelClock;
 use crate::boot::machine::Machine;
 use crate::boot::{Step, begin};
 use crate::console_line as line;
-use crate::llm::pool::Solo;
+use crate::llm::benchmarks::ClockKind;
+use crate::llm::pool::Team;
 use crate::llm::simd::{self, Kernels};
 
 /// Runs the image to its end. An error is one line for a person.
 pub fn run(machine: &Machine, _heap: usize) -> Result<(), String> {
     line!("BareLM {} on bare metal", env!("CARGO_PKG_VERSION"));
-    line!("{} core(s) in the device tree, {} bytes of RAM", machine.cores, machine.ram.1);
+    line!("{} core(s) in the device tree, {} bytes of RAM", machine.cores.len(), machine.ram_bytes());
     let options = Options::parse(machine.bootargs).map_err(|e| e.to_string())?;
     let kernels = kernels(&options)?;
+
+    begin(Step::Cores);
+    let wanted = options.cores.unwrap_or(machine.cores.len());
+    let team = cores::start(machine.cores.iter().copied(), wanted, |affinity, error| {
+        line!("core {affinity:#x} stays off: {error}");
+    });
+    line!("{} core(s) running", team.size());
 
     begin(Step::SelfTest);
     self_test()?;
@@ -30,14 +39,15 @@ pub fn run(machine: &Machine, _heap: usize) -> Result<(), String> {
     let wanted = needed || options.model == Source::Embedded || machine.initrd.is_some();
     let loaded = wanted.then(|| Loaded::load(&options, machine)).transpose()?;
 
-    let clock = TimerClock { exact: options.exact };
+    let kind = if machine.emulated { ClockKind::Emulated } else { ClockKind::Wall };
+    let clock = KernelClock::new(kind, options.exact);
     let mut passed = true;
     if options.suite != Suite::Off {
         begin(Step::Suite);
-        passed = suite::run(&options, options.filter, loaded.as_ref(), kernels, &Solo, &clock)?;
+        passed = suite::run(&options, options.filter, loaded.as_ref(), kernels, team, &clock)?;
     }
     if let (Some(loaded), true) = (&loaded, options.tokens > 0) {
-        generation::run(&options, loaded, kernels, &Solo, &clock)?;
+        generation::run(&options, loaded, kernels, team, &clock)?;
     }
     if passed { Ok(()) } else { Err("the benchmark suite failed: see its summary".to_string()) }
 }

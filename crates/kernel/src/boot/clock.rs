@@ -1,0 +1,55 @@
+//! The generic timer and the performance monitors as the suite's [`Clock`].
+
+use cortex_a::asm::barrier;
+use cortex_a::registers::{CNTFRQ_EL0, CNTVCT_EL0, Readable};
+
+use crate::arch::aarch64::pmu::Pmu;
+use crate::llm::benchmarks::{Clock, ClockKind, CounterSample};
+
+/// The boot core's time.
+#[derive(Clone, Copy, Debug)]
+pub struct KernelClock {
+    pmu: Pmu,
+    kind: ClockKind,
+    exact: bool,
+}
+
+impl KernelClock {
+    /// Starts the counters. `exact` makes all iteration counts constants, for instruction counts that repeat.
+    pub fn new(kind: ClockKind, exact: bool) -> Self {
+        KernelClock { pmu: Pmu::start(), kind, exact }
+    }
+
+    /// Whether retired instructions are counted.
+    pub fn counts_instructions(&self) -> bool {
+        self.pmu.counts_instructions()
+    }
+}
+
+impl Clock for KernelClock {
+    fn now(&self) -> u64 {
+        barrier::isb(barrier::SY);
+        CNTVCT_EL0.get()
+    }
+
+    fn ticks_per_second(&self) -> f64 {
+        CNTFRQ_EL0.get() as f64
+    }
+
+    fn kind(&self) -> ClockKind {
+        self.kind
+    }
+
+    fn counters(&self) -> CounterSample {
+        self.pmu.sample()
+    }
+
+    fn calibrates(&self) -> bool {
+        !self.exact
+    }
+}
+
+/// Seconds from `start` to now.
+pub fn seconds_since(clock: &dyn Clock, start: u64) -> f64 {
+    clock.now().wrapping_sub(start) as f64 / clock.ticks_per_second()
+}

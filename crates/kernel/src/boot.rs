@@ -42,6 +42,8 @@ pub enum Step {
     Session,
     /// Generating text.
     Generation,
+    /// Waiting for a command.
+    Shell,
 }
 
 static STEP: AtomicUsize = AtomicUsize::new(0);
@@ -53,7 +55,7 @@ pub fn begin(step: Step) {
 
 /// The name of the step begun last.
 pub fn step_name() -> &'static str {
-    const NAMES: [&str; 10] = [
+    const NAMES: [&str; 11] = [
         "entry",
         "device tree",
         "memory map",
@@ -64,6 +66,7 @@ pub fn step_name() -> &'static str {
         "suite",
         "session",
         "generation",
+        "shell",
     ];
     NAMES[STEP.load(Ordering::Relaxed)]
 }

@@ -36,25 +36,16 @@ pub fn run(
     begin(Step::Session);
     let prompt = options.prompt.as_deref().unwrap_or(DEFAULT_PROMPT);
     let ids = encode(loaded, prompt, options.raw)?;
-    let length = loaded.model.shape().context_length;
-    if ids.len() >= length {
-        return Err(format!(
-            "the prompt has {} tokens, the model's context {length} with the answer; shorten the prompt",
-            ids.len()
-        ));
-    }
-    let config = SessionConfig {
-        context: ids.len().saturating_add(options.tokens).min(length),
-        members: team.size(),
-        ..SessionConfig::default()
-    };
-    let mut memory = memory(loaded, &config)?;
+    let tokens = room(&ids, options.tokens, loaded.model.shape().context_length)?;
+    let config =
+        SessionConfig { context: ids.len() + tokens, members: team.size(), ..SessionConfig::default() };
+    let mut memory = memory(loaded, &config, true)?;
     let mut session =
         Session::new(&loaded.model, config, kernels, team, &mut memory).map_err(|e| e.to_string())?;
 
     begin(Step::Generation);
     line!("prompt: {prompt}");
-    let speaker = Speaker { loaded, clock, tokens: options.tokens, print_ids: options.ids };
+    let speaker = Speaker { loaded, clock, tokens, print_ids: options.ids };
     speaker.answer(&mut session, &ids)?;
     units(&session)
 }
@@ -80,12 +71,25 @@ pub fn encode(loaded: &Loaded, prompt: &str, raw: bool) -> Result<Vec<u32>, Stri
     Ok(tokenizer.bos().filter(|_| tokenizer.adds_bos()).into_iter().chain(ids).collect())
 }
 
-/// Plans a session, says so, and takes its memory, once and whole, from the largest free region.
-pub fn memory(loaded: &Loaded, config: &SessionConfig) -> Result<Vec<u8>, String> {
+/// Tokens that fit behind the prompt, `wanted` at most.
+pub fn room(ids: &[u32], wanted: usize, context: usize) -> Result<usize, String> {
+    match context.saturating_sub(ids.len()) {
+        0 => Err(format!(
+            "the prompt has {} tokens, and the context {context} for it and the answer; shorten the prompt",
+            ids.len()
+        )),
+        room => Ok(wanted.min(room)),
+    }
+}
+
+/// Plans a session and takes its memory, once and whole, from the largest free region.
+pub fn memory(loaded: &Loaded, config: &SessionConfig, verbose: bool) -> Result<Vec<u8>, String> {
     let plan = Plan::from_header(&loaded.gguf, config).map_err(|error| error.to_string())?;
-    line!("{plan}");
     // The weights stay where the file lies, which is no part of the heap.
     let (needed, available) = (plan.session(), heap_free() as u64);
+    if verbose {
+        line!("{plan}");
+    }
     let short = |reason: &dyn Display| format!("not enough memory: {reason}; or give the machine more (-m)");
     if needed > available {
         return Err(short(&Shortfall { needed, available }));
@@ -95,7 +99,9 @@ pub fn memory(loaded: &Loaded, config: &SessionConfig) -> Result<Vec<u8>, String
         .try_reserve_exact(needed as usize)
         .map_err(|_| short(&format_args!("no {needed} bytes in one piece among {available} free")))?;
     memory.resize(needed as usize, 0);
-    line!("fits, {} bytes to spare", available - needed);
+    if verbose {
+        line!("fits, {} bytes to spare", available - needed);
+    }
     Ok(memory)
 }
 

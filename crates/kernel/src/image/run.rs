@@ -3,53 +3,82 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 
-use super::generation;
+use cortex_a::registers::{CurrentEL, MIDR_EL1, Readable};
+
+use super::cpu::Cpu;
 use super::model::Loaded;
 use super::options::{Options, Source, Suite};
-use super::suite;
+use super::shell::Shell;
+use super::{fault, generation, hash, suite};
 use crate::arch::aarch64::cores;
 use crate::boot::clock::KernelClock;
 use crate::boot::machine::Machine;
-use crate::boot::{Step, begin};
+use crate::boot::{Step, begin, heap_free};
 use crate::console_line as line;
 use crate::llm::benchmarks::ClockKind;
 use crate::llm::pool::Team;
-use crate::llm::simd::{self, Kernels};
+use crate::llm::simd::{self, ARITHMETIC_VERSION, Kernels};
 
 /// Runs the image to its end. An error is one line for a person.
 pub fn run(machine: &Machine, _heap: usize) -> Result<(), String> {
-    line!("BareLM {} on bare metal", env!("CARGO_PKG_VERSION"));
-    line!("{} core(s) in the device tree, {} bytes of RAM", machine.cores.len(), machine.ram_bytes());
+    line!("BareLM {} on bare metal, no operating system", env!("CARGO_PKG_VERSION"));
     let options = Options::parse(machine.bootargs).map_err(|e| e.to_string())?;
-    let kernels = kernels(&options)?;
+    if let Some(fault) = options.fault {
+        return Err(format!("fault= did not end the machine: {}", fault::raise(fault)));
+    }
 
     begin(Step::Cores);
     let wanted = options.cores.unwrap_or(machine.cores.len());
     let team = cores::start(machine.cores.iter().copied(), wanted, |affinity, error| {
         line!("core {affinity:#x} stays off: {error}");
     });
-    line!("{} core(s) running", team.size());
+    let kind = if machine.emulated { ClockKind::Emulated } else { ClockKind::Wall };
+    let clock = KernelClock::new(kind, options.exact);
+    let description = describe(machine, team);
+    line!("{description}");
+    line!("memory: {} bytes of RAM, {} bytes free", machine.ram_bytes(), heap_free());
+    let kernels = kernels(&options)?;
 
     begin(Step::SelfTest);
     self_test()?;
 
     begin(Step::Model);
     // Micro-cases need no model; everything else does.
-    let needed = options.suite != Suite::Micro || options.tokens > 0 || options.hash || options.shell;
+    let needed = options.suite == Suite::On || options.tokens > 0 || options.hash || options.shell;
     let wanted = needed || options.model == Source::Embedded || machine.initrd.is_some();
     let loaded = wanted.then(|| Loaded::load(&options, machine)).transpose()?;
 
-    let kind = if machine.emulated { ClockKind::Emulated } else { ClockKind::Wall };
-    let clock = KernelClock::new(kind, options.exact);
     let mut passed = true;
     if options.suite != Suite::Off {
         begin(Step::Suite);
         passed = suite::run(&options, options.filter, loaded.as_ref(), kernels, team, &clock)?;
     }
-    if let (Some(loaded), true) = (&loaded, options.tokens > 0) {
-        generation::run(&options, loaded, kernels, team, &clock)?;
+    if let Some(loaded) = &loaded {
+        begin(Step::Session);
+        if options.hash {
+            hash::run(loaded, kernels, team)?;
+        }
+        if options.tokens > 0 {
+            generation::run(&options, loaded, kernels, team, &clock)?;
+        }
+        if options.shell {
+            let options = &options;
+            Shell { options, loaded, kernels, team, clock: &clock, machine: &description }.run()?;
+        }
     }
     if passed { Ok(()) } else { Err("the benchmark suite failed: see its summary".to_string()) }
+}
+
+/// The machine in words.
+fn describe(machine: &Machine, team: &dyn Team) -> String {
+    format!(
+        "machine: {}{}, {} of {} cores running, at EL{}",
+        Cpu(MIDR_EL1.get()),
+        if machine.emulated { " (emulated)" } else { "" },
+        team.size(),
+        machine.cores.len(),
+        CurrentEL.read(CurrentEL::EL)
+    )
 }
 
 /// The table asked for, or the best.
@@ -74,6 +103,8 @@ fn self_test() -> Result<(), String> {
     if !passed {
         return Err("the self-test failed: this machine does not compute what it should".to_string());
     }
-    line!("self-test: {checks} checks, all equal to the scalar table");
+    line!(
+        "self-test: {checks} checks, all equal to the scalar table (arithmetic version {ARITHMETIC_VERSION})"
+    );
     Ok(())
 }

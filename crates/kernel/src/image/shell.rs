@@ -1,0 +1,179 @@
+//! The prompt on the console: type, and the model answers.
+
+use alloc::string::{String, ToString};
+use core::fmt::{self, Write};
+
+use super::generation::{self, Speaker};
+use super::line::{Event, LineEditor};
+use super::model::Loaded;
+use super::options::{Options, Suite};
+use super::{hash, suite};
+use crate::boot::{Step, begin, heap_free};
+use crate::console;
+use crate::console_line as line;
+use crate::llm::benchmarks::Clock;
+use crate::llm::plan::SessionConfig;
+use crate::llm::pool::Team;
+use crate::llm::simd::{ARITHMETIC_VERSION, Kernels};
+use crate::llm::transformer::Session;
+
+/// Positions of the shell's session at most, prompt and answer together.
+const CONTEXT: usize = 2048;
+
+const HELP: &str = "\
+  TEXT             the model answers (so does: run TEXT)
+  bench [CASE]     the benchmark suite, or the cases with CASE in their name
+  hash             the logits hash of a fixed prompt, in four splits
+  info             machine, model and memory
+  exit             power off
+Ctrl-C ends an answer, Ctrl-U erases the line, arrows bring back earlier lines.";
+
+/// What the shell works with.
+pub struct Shell<'s> {
+    /// The boot's options: they hold for each command too.
+    pub options: &'s Options<'s>,
+    /// The model.
+    pub loaded: &'s Loaded,
+    /// Kernels of everything.
+    pub kernels: &'static Kernels,
+    /// The cores.
+    pub team: &'s dyn Team,
+    /// For speeds.
+    pub clock: &'s dyn Clock,
+    /// The machine in words.
+    pub machine: &'s str,
+}
+
+/// A command as typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Command<'l> {
+    Nothing,
+    Help,
+    Run(&'l str),
+    Bench(Option<&'l str>),
+    Info,
+    Hash,
+    Exit,
+}
+
+impl<'l> Command<'l> {
+    fn parse(line: &'l str) -> Self {
+        let line = line.trim();
+        let (word, rest) = line.split_once(' ').map_or((line, ""), |(word, rest)| (word, rest.trim()));
+        match (word, rest) {
+            ("", _) => Self::Nothing,
+            ("help", "") => Self::Help,
+            ("info", "") => Self::Info,
+            ("hash", "") => Self::Hash,
+            ("exit", "") => Self::Exit,
+            ("bench", "") => Self::Bench(None),
+            // A case's name has no blank; anything longer is said to the model.
+            ("bench", case) if !case.contains(' ') => Self::Bench(Some(case)),
+            ("run", text) if !text.is_empty() => Self::Run(text),
+            _ => Self::Run(line),
+        }
+    }
+}
+
+impl Shell<'_> {
+    /// Reads and runs commands until `exit` or Ctrl-D. What a command reports as an error does not end the shell.
+    pub fn run(&self) -> Result<(), String> {
+        begin(Step::Shell);
+        line!("\nType a text and the model answers; `help` names the commands, `exit` powers off.");
+        let mut editor = LineEditor::new();
+        loop {
+            console::print(format_args!("> "));
+            let event = read_line(&mut editor);
+            let done = match event {
+                Event::End => true,
+                Event::Line => self.obey(Command::parse(editor.line())),
+                Event::Interrupt | Event::Pending => false,
+            };
+            editor.clear();
+            if done {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Runs a command; the answer is whether it was the last.
+    fn obey(&self, command: Command<'_>) -> bool {
+        let outcome = match command {
+            Command::Nothing => Ok(()),
+            Command::Exit => return true,
+            Command::Help => {
+                line!("{HELP}");
+                Ok(())
+            }
+            Command::Info => {
+                self.info();
+                Ok(())
+            }
+            Command::Hash => hash::run(self.loaded, self.kernels, self.team),
+            Command::Bench(filter) => {
+                let options = Options { suite: Suite::On, ..self.options.clone() };
+                suite::run(&options, filter, Some(self.loaded), self.kernels, self.team, self.clock)
+                    .map(|_| ())
+            }
+            Command::Run(text) => self.answer(text),
+        };
+        if let Err(error) = outcome {
+            line!("error: {error}");
+        }
+        begin(Step::Shell);
+        false
+    }
+
+    fn answer(&self, text: &str) -> Result<(), String> {
+        let ids = generation::encode(self.loaded, text, self.options.raw)?;
+        let context = CONTEXT.min(self.loaded.model.shape().context_length);
+        let tokens = generation::room(&ids, self.options.tokens.max(1), context)?;
+        let config = SessionConfig {
+            context: ids.len() + tokens,
+            members: self.team.size(),
+            ..SessionConfig::default()
+        };
+        let mut memory = generation::memory(self.loaded, &config, false)?;
+        let mut session = Session::new(&self.loaded.model, config, self.kernels, self.team, &mut memory)
+            .map_err(|e| e.to_string())?;
+        let speaker = Speaker { loaded: self.loaded, clock: self.clock, tokens, print_ids: self.options.ids };
+        begin(Step::Generation);
+        speaker.answer(&mut session, &ids)
+    }
+
+    fn info(&self) {
+        let model = &self.loaded.model;
+        line!("{}", self.machine);
+        line!("kernels: {}, arithmetic version {ARITHMETIC_VERSION}", self.kernels.name);
+        line!(
+            "model: {}, {} parameters, {} bytes of weights, context {}",
+            self.loaded.name,
+            model.parameters(),
+            model.weight_bytes(),
+            model.shape().context_length
+        );
+        line!("memory: {} bytes free", heap_free());
+    }
+}
+
+/// Reads bytes until they make a line or an end.
+fn read_line(editor: &mut LineEditor) -> Event {
+    loop {
+        match console::uart().receive().map(|byte| editor.feed(byte, &mut Screen)) {
+            Some(Ok(Event::Pending)) | None => core::hint::spin_loop(),
+            Some(Ok(event)) => return event,
+            // The screen takes everything.
+            Some(Err(fmt::Error)) => {}
+        }
+    }
+}
+
+/// The console as the editor's screen.
+struct Screen;
+
+impl Write for Screen {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        console::print(format_args!("{text}"));
+        Ok(())
+    }
+}

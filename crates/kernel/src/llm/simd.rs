@@ -1,7 +1,8 @@
 //! The arithmetic: one table of kernels per instruction set, all with the same bits.
 //!
 //! - `scalar` defines every operation: plain, safe and slow; always built.
-//! - `avx2` and `neon` repeat it in vector registers (feature `simd`), chosen at run time.
+//! - `lanes` and `product` repeat it in vector registers of any kind (feature `simd`), `table` compiles them for one
+//!   instruction set, and `avx2` and `neon` are such sets, chosen at run time.
 //! - [`self_test()`] compares every table with the scalar one on a small input, for a kernel that has just booted.
 //!
 //! A [`Kernels`] can only be had for a CPU that has its instructions, so its methods are safe; they check every
@@ -12,10 +13,16 @@ use crate::llm::quant::GgmlType;
 
 #[cfg(all(feature = "simd", target_arch = "x86_64"))]
 mod avx2;
+#[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
+mod lanes;
 #[cfg(all(feature = "simd", target_arch = "aarch64"))]
 mod neon;
+#[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
+mod product;
 mod scalar;
 mod self_test;
+#[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
+mod table;
 
 pub use self_test::self_test;
 

@@ -1,34 +1,28 @@
 //! AVX2 with FMA and F16C: eight 32-bit lanes.
 //!
-//! - `matmul`: products with weights of every type; a lane is a row.
-//! - `vector`: norms, activation quantization, rotation and attention.
-//!
-//! What does not fill a register is left to the scalar functions, which give the same bits.
+//! - `registers`: what [`super::lanes`] is made of.
+//! - `matmul`: what [`super::product`] is made of, for weights of every type.
 
-use super::{Kernels, scalar};
+use super::table::vector_table;
 use core::arch::x86_64::*;
 
 mod matmul;
-mod vector;
+mod registers;
 
-pub(super) static TABLE: Kernels = Kernels {
-    name: "avx2",
-    matmul: matmul::matmul,
-    quantize_activations: vector::quantize_activations,
-    dequantize: scalar::TABLE.dequantize,
-    dot: vector::dot,
-    rms_norm: vector::rms_norm,
-    layer_norm: vector::layer_norm,
-    add: vector::add,
-    silu_mul: vector::silu_mul,
-    rope: vector::rope,
-    to_f16: vector::to_f16,
-    scores16: vector::scores16,
-    max: vector::max,
-    exp_sub: vector::exp_sub,
-    accumulate: vector::accumulate,
-    merge: vector::merge,
-};
+/// Proof that this CPU has AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+struct Avx2(());
+
+impl Avx2 {
+    /// The proof, for functions that are compiled with these features.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn here() -> Self {
+        Avx2(())
+    }
+}
+
+vector_table! { "avx2", "avx2,fma,f16c", Avx2, 8 rows a group }
 
 /// Whether this CPU, and the operating system's saving of registers, have what the table needs.
 #[cfg(feature = "std")]
@@ -76,12 +70,4 @@ fn load(x: &[f32; 8]) -> __m256 {
 fn store(x: &mut [f32; 8], v: __m256) {
     // SAFETY: eight floats are writable behind the reference; the store needs no alignment.
     unsafe { _mm256_storeu_ps(x.as_mut_ptr(), v) }
-}
-
-/// Eight f16 widened.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn load_halves(x: &[u16; 8]) -> __m256 {
-    // SAFETY: sixteen bytes are readable behind the reference; the load needs no alignment.
-    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(x.as_ptr().cast()) })
 }

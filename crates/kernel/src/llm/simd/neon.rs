@@ -1,36 +1,32 @@
 //! NEON as every AArch64 has it: four 32-bit lanes, no dot-product instructions.
 //!
-//! - `matmul`: products with weights of every type; a lane is a row.
-//! - `vector`: norms, activation quantization, rotation and attention.
+//! - `registers`: what [`super::lanes`] is made of.
+//! - `matmul`: what [`super::product`] is made of, for weights of every type.
 //!
-//! What does not fill a register is left to the scalar functions, which give the same bits. Among instructions that
+//! Among instructions that
 //! do the same on a real core, those are taken that an emulator runs inline: shifts, masks and 16-bit multiply-adds
 //! rather than widening multiplications and pairwise sums.
 
-use super::{Kernels, scalar};
+use super::table::vector_table;
 use core::arch::aarch64::*;
 
 mod matmul;
-mod vector;
+mod registers;
 
-pub(super) static TABLE: Kernels = Kernels {
-    name: "neon",
-    matmul: matmul::matmul,
-    quantize_activations: vector::quantize_activations,
-    dequantize: scalar::TABLE.dequantize,
-    dot: vector::dot,
-    rms_norm: vector::rms_norm,
-    layer_norm: vector::layer_norm,
-    add: vector::add,
-    silu_mul: vector::silu_mul,
-    rope: vector::rope,
-    to_f16: vector::to_f16,
-    scores16: vector::scores16,
-    max: vector::max,
-    exp_sub: vector::exp_sub,
-    accumulate: vector::accumulate,
-    merge: vector::merge,
-};
+/// Proof that this CPU has NEON.
+#[derive(Clone, Copy)]
+struct Neon(());
+
+impl Neon {
+    /// The proof, for functions that are compiled with NEON.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn here() -> Self {
+        Neon(())
+    }
+}
+
+vector_table! { "neon", "neon", Neon, 4 rows a group }
 
 #[inline]
 #[target_feature(enable = "neon")]
@@ -51,12 +47,4 @@ fn store(x: &mut [f32; 4], v: float32x4_t) {
 #[target_feature(enable = "neon")]
 fn widen(halves: uint16x4_t) -> float32x4_t {
     vcvt_f32_f16(vreinterpret_f16_u16(halves))
-}
-
-/// Four f16 widened.
-#[inline]
-#[target_feature(enable = "neon")]
-fn load_halves(x: &[u16; 4]) -> float32x4_t {
-    // SAFETY: eight bytes are readable behind the reference.
-    widen(unsafe { vld1_u16(x.as_ptr()) })
 }

@@ -1,119 +1,66 @@
-//! Products with weights as they lie in the file, eight rows at a time; a lane is a row.
+//! Products with weights as they lie in the file, eight rows at a time.
 //!
 //! Rows are turned into columns in registers: of a quantized sub-block, register `j` holds weights `4j..4j + 4` of
-//! each of the eight rows, to be multiplied with the same four activations in every lane. So there are no horizontal
-//! sums, and what was unpacked serves every position of a tile.
+//! each of the eight rows, to be multiplied with the same four activations in every lane.
 
-use super::super::{Activations, scalar};
-use super::load;
-use crate::llm::quant::{self, GgmlType};
+use super::super::product::{self, F16, F32, Products, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+use super::super::table::proven;
+use super::{Avx2, load, store};
 use core::arch::x86_64::*;
 
-/// Positions that share one unpacking.
-const TILE: usize = 8;
-
-const Q4_0: u32 = GgmlType::Q4_0 as u32;
-const Q4_1: u32 = GgmlType::Q4_1 as u32;
-const Q5_0: u32 = GgmlType::Q5_0 as u32;
-const Q5_1: u32 = GgmlType::Q5_1 as u32;
-const Q8_0: u32 = GgmlType::Q8_0 as u32;
-const Q4_K: u32 = GgmlType::Q4_K as u32;
-const Q5_K: u32 = GgmlType::Q5_K as u32;
-const Q6_K: u32 = GgmlType::Q6_K as u32;
-const F32: u32 = GgmlType::F32 as u32;
-const F16: u32 = GgmlType::F16 as u32;
-
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn matmul(ty: GgmlType, weights: &[u8], rows: usize, x: &Activations<'_>, out: &mut [f32]) {
-    match ty {
-        GgmlType::F32 => floats::<F32>(ty, weights, rows, x, out),
-        GgmlType::F16 => floats::<F16>(ty, weights, rows, x, out),
-        GgmlType::BF16 => floats::<{ GgmlType::BF16 as u32 }>(ty, weights, rows, x, out),
-        GgmlType::Q4_0 => quantized::<Q4_0>(weights, rows, x, out),
-        GgmlType::Q4_1 => quantized::<Q4_1>(weights, rows, x, out),
-        GgmlType::Q5_0 => quantized::<Q5_0>(weights, rows, x, out),
-        GgmlType::Q5_1 => quantized::<Q5_1>(weights, rows, x, out),
-        GgmlType::Q8_0 => quantized::<Q8_0>(weights, rows, x, out),
-        GgmlType::Q4_K => quantized::<Q4_K>(weights, rows, x, out),
-        GgmlType::Q5_K => quantized::<Q5_K>(weights, rows, x, out),
-        GgmlType::Q6_K => quantized::<Q6_K>(weights, rows, x, out),
-    }
-    scalar::matmul_rows(ty, weights, rows, rows / 8 * 8..rows, x, out);
-}
-
-/// The same block of eight rows.
+/// The same part of eight rows.
 type Rows<'a> = [&'a [u8]; 8];
 
-/// The eight rows from `first` on, whole.
-#[inline(always)]
-fn rows_from(weights: &[u8], first: usize, row_bytes: usize) -> Rows<'_> {
-    let mut rows = weights[first * row_bytes..].chunks_exact(row_bytes);
-    core::array::from_fn(|_| rows.next().expect("eight rows"))
-}
+impl Products<8> for Avx2 {
+    type F = __m256;
+    type Rows<'a> = Rows<'a>;
+    type Unpacked = Unpacked;
 
-/// `len` bytes from `at` of each row.
-#[inline(always)]
-fn blocks_at<'a>(rows: &Rows<'a>, at: usize, len: usize) -> Rows<'a> {
-    let mut blocks = *rows;
-    for block in &mut blocks {
-        *block = &block[at..at + len];
+    proven! { "avx2,fma,f16c":
+        fn zero(self) -> __m256 { _mm256_setzero_ps() }
+        fn scaled(self, a: __m256, x: f32) -> __m256 { _mm256_mul_ps(a, _mm256_set1_ps(x)) }
+        fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 { _mm256_fmadd_ps(a, b, c) }
+        fn fma_scalar(self, a: __m256, x: f32, c: __m256) -> __m256 {
+            _mm256_fmadd_ps(a, _mm256_set1_ps(x), c)
+        }
+        fn store(self, out: &mut [f32; 8], v: __m256) { store(out, v) }
+
+        fn scales<const TY: u32>(self, block: Rows<'_>) -> (__m256, __m256) { scales::<TY>(&block) }
+        fn unpack<const TY: u32>(self, block: Rows<'_>, sub: usize) -> Unpacked { unpack::<TY>(&block, sub) }
+        fn integer_sum<const TY: u32>(self, w: &Unpacked, x: &[i8; 32], sums: [i16; 2]) -> __m256 {
+            _mm256_cvtepi32_ps(integer_sum::<TY>(w, x, sums))
+        }
+        fn minimum_sum<const TY: u32>(self, w: &Unpacked, sums: [i16; 2]) -> __m256 {
+            let xsum = _mm256_set1_epi32(i32::from(sums[0]) + i32::from(sums[1]));
+            _mm256_cvtepi32_ps(_mm256_mullo_epi32(xsum, w.sub_minimum))
+        }
+
+        fn columns<const TY: u32>(self, weights: Rows<'_>) -> [__m256; 8] {
+            transpose([
+                widen::<TY>(weights[0]),
+                widen::<TY>(weights[1]),
+                widen::<TY>(weights[2]),
+                widen::<TY>(weights[3]),
+                widen::<TY>(weights[4]),
+                widen::<TY>(weights[5]),
+                widen::<TY>(weights[6]),
+                widen::<TY>(weights[7]),
+            ])
+        }
+        fn column<const TY: u32>(self, weight: Rows<'_>) -> __m256 {
+            load(&product::gather::<8, TY>(weight))
+        }
     }
-    blocks
 }
 
 /// Eight rows' sub-block of 32 weights; a lane is a row.
-struct Unpacked {
+pub(super) struct Unpacked {
     /// Register `j`: weights `4j..4j + 4`. Unsigned, except Q8_0.
     q: [__m256i; 8],
     /// The integer sub-scale of each half of the sub-block, twice in each lane for `vpmaddwd`.
     sub_scale: [__m256i; 2],
     /// The integer that the sum of activations is taken times, for a type with a minimum.
     sub_minimum: __m256i,
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn quantized<const TY: u32>(weights: &[u8], rows: usize, x: &Activations<'_>, out: &mut [f32]) {
-    // From the constant, so that offsets in a block need no checks.
-    let ty = const { GgmlType::from_id(TY).expect("one of GgmlType") };
-    let row_bytes = ty.row_bytes(x.k).expect("checked by the caller");
-    let (block_bytes, subs) = (ty.block_bytes(), ty.block_len() / 32);
-    let blocks = x.k / ty.block_len();
-    let (q, _) = x.blocks.q.as_chunks::<32>();
-    let (sum16, _) = x.blocks.sum16.as_chunks::<2>();
-    for first_row in (0..rows / 8 * 8).step_by(8) {
-        let row = rows_from(weights, first_row, row_bytes);
-        for first in (0..x.positions).step_by(TILE) {
-            let count = TILE.min(x.positions - first);
-            let mut acc = [_mm256_setzero_ps(); TILE];
-            for b in 0..blocks {
-                let block = blocks_at(&row, b * block_bytes, block_bytes);
-                let (scale, minimum) = scales::<TY>(&block);
-                for sub in 0..subs {
-                    let unpacked = unpack::<TY>(&block, sub);
-                    for (p, acc) in acc[..count].iter_mut().enumerate() {
-                        let at = (first + p) * (x.k / 32) + b * subs + sub;
-                        let sums = sum16[at];
-                        let isum = integer_sum::<TY>(&unpacked, &q[at], sums);
-                        let x_scale = _mm256_set1_ps(x.blocks.scale[at]);
-                        *acc = _mm256_fmadd_ps(_mm256_mul_ps(scale, x_scale), _mm256_cvtepi32_ps(isum), *acc);
-                        if has_minimum(TY) {
-                            let xsum = _mm256_set1_epi32(i32::from(sums[0]) + i32::from(sums[1]));
-                            let xsum = _mm256_cvtepi32_ps(_mm256_mullo_epi32(xsum, unpacked.sub_minimum));
-                            *acc = _mm256_fmadd_ps(_mm256_mul_ps(minimum, x_scale), xsum, *acc);
-                        }
-                    }
-                }
-            }
-            for (p, acc) in acc[..count].iter().enumerate() {
-                let at = (first + p) * rows + first_row;
-                super::store(out[at..].first_chunk_mut().expect("eight rows"), *acc);
-            }
-        }
-    }
-}
-
-const fn has_minimum(ty: u32) -> bool {
-    matches!(ty, Q4_1 | Q5_1 | Q4_K | Q5_K)
 }
 
 /// The eight integer sums of one sub-block with 32 activations, sub-scales included.
@@ -330,45 +277,6 @@ fn k_scales(block: &Rows<'_>, sub: usize) -> (__m256i, __m256i) {
             _mm256_or_si256(_mm256_and_si256(c, _mm256_set1_epi32(15)), top(a)),
             _mm256_or_si256(_mm256_srli_epi32::<4>(c), top(b)),
         )
-    }
-}
-
-// Eight weights of eight rows are turned in registers, so that each of eight steps in k takes a column of eight rows.
-#[target_feature(enable = "avx2,fma,f16c")]
-fn floats<const TY: u32>(ty: GgmlType, weights: &[u8], rows: usize, x: &Activations<'_>, out: &mut [f32]) {
-    let size = ty.block_bytes();
-    let row_bytes = x.k * size;
-    let whole = x.k / 8 * 8;
-    for first_row in (0..rows / 8 * 8).step_by(8) {
-        for first in (0..x.positions).step_by(TILE) {
-            let count = TILE.min(x.positions - first);
-            let mut acc = [_mm256_setzero_ps(); TILE];
-            for k in (0..whole).step_by(8) {
-                let row = |i: usize| &weights[(first_row + i) * row_bytes + k * size..][..8 * size];
-                let w = transpose(core::array::from_fn(|i| widen::<TY>(row(i))));
-                for (p, acc) in acc[..count].iter_mut().enumerate() {
-                    let x = &x.values[(first + p) * x.k + k..][..8];
-                    for (&w, &x) in w.iter().zip(x) {
-                        *acc = _mm256_fmadd_ps(w, _mm256_set1_ps(x), *acc);
-                    }
-                }
-            }
-            for k in whole..x.k {
-                let mut column = [0.0; 8];
-                for (i, w) in column.iter_mut().enumerate() {
-                    let at = (first_row + i) * row_bytes + k * size;
-                    quant::dequantize(ty, &weights[at..at + size], core::slice::from_mut(w));
-                }
-                let w = load(&column);
-                for (p, acc) in acc[..count].iter_mut().enumerate() {
-                    *acc = _mm256_fmadd_ps(w, _mm256_set1_ps(x.values[(first + p) * x.k + k]), *acc);
-                }
-            }
-            for (p, acc) in acc[..count].iter().enumerate() {
-                let at = (first + p) * rows + first_row;
-                super::store(out[at..].first_chunk_mut().expect("eight rows"), *acc);
-            }
-        }
     }
 }
 

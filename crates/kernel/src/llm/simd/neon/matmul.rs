@@ -1,69 +1,62 @@
-//! Products with weights as they lie in the file, four rows at a time; a lane of the result is a row.
+//! Products with weights as they lie in the file, four rows at a time.
 //!
 //! Weights of six bits or less become 16-bit integers by masks and shifts alone: a 16-bit lane holds two neighboring
 //! bytes, so even and odd weights come apart, and activations are taken apart the same way. Four rows' sums are then
 //! folded onto each other until a lane is a row.
 
-use super::super::{Activations, scalar};
-use super::{load, store, widen};
-use crate::llm::quant::{self, GgmlType};
+use super::super::product::{self, F16, F32, Products, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+use super::super::scalar;
+use super::super::table::proven;
+use super::{Neon, load, store, widen};
 use core::arch::aarch64::*;
 
-/// Positions that share one unpacking.
-const TILE: usize = 8;
-
-const Q4_0: u32 = GgmlType::Q4_0 as u32;
-const Q4_1: u32 = GgmlType::Q4_1 as u32;
-const Q5_0: u32 = GgmlType::Q5_0 as u32;
-const Q5_1: u32 = GgmlType::Q5_1 as u32;
-const Q8_0: u32 = GgmlType::Q8_0 as u32;
-const Q4_K: u32 = GgmlType::Q4_K as u32;
-const Q5_K: u32 = GgmlType::Q5_K as u32;
-const Q6_K: u32 = GgmlType::Q6_K as u32;
-const F32: u32 = GgmlType::F32 as u32;
-const F16: u32 = GgmlType::F16 as u32;
-const BF16: u32 = GgmlType::BF16 as u32;
-
-#[target_feature(enable = "neon")]
-pub(super) fn matmul(ty: GgmlType, weights: &[u8], rows: usize, x: &Activations<'_>, out: &mut [f32]) {
-    match ty {
-        GgmlType::F32 => floats::<F32>(ty, weights, rows, x, out),
-        GgmlType::F16 => floats::<F16>(ty, weights, rows, x, out),
-        GgmlType::BF16 => floats::<BF16>(ty, weights, rows, x, out),
-        GgmlType::Q4_0 => quantized::<Q4_0>(weights, rows, x, out),
-        GgmlType::Q4_1 => quantized::<Q4_1>(weights, rows, x, out),
-        GgmlType::Q5_0 => quantized::<Q5_0>(weights, rows, x, out),
-        GgmlType::Q5_1 => quantized::<Q5_1>(weights, rows, x, out),
-        GgmlType::Q8_0 => quantized::<Q8_0>(weights, rows, x, out),
-        GgmlType::Q4_K => quantized::<Q4_K>(weights, rows, x, out),
-        GgmlType::Q5_K => quantized::<Q5_K>(weights, rows, x, out),
-        GgmlType::Q6_K => quantized::<Q6_K>(weights, rows, x, out),
-    }
-    scalar::matmul_rows(ty, weights, rows, rows / 4 * 4..rows, x, out);
-}
-
-/// The same block of four rows.
+/// The same part of four rows.
 type Rows<'a> = [&'a [u8]; 4];
 
-/// The four rows from `first` on, whole.
-#[inline(always)]
-fn rows_from(weights: &[u8], first: usize, row_bytes: usize) -> Rows<'_> {
-    let mut rows = weights[first * row_bytes..].chunks_exact(row_bytes);
-    core::array::from_fn(|_| rows.next().expect("four rows"))
-}
+impl Products<4> for Neon {
+    type F = float32x4_t;
+    type Rows<'a> = Rows<'a>;
+    type Unpacked = Unpacked;
 
-/// `len` bytes from `at` of each row.
-#[inline(always)]
-fn blocks_at<'a>(rows: &Rows<'a>, at: usize, len: usize) -> Rows<'a> {
-    let mut blocks = *rows;
-    for block in &mut blocks {
-        *block = &block[at..at + len];
+    proven! { "neon":
+        fn zero(self) -> float32x4_t { vdupq_n_f32(0.0) }
+        fn scaled(self, a: float32x4_t, x: f32) -> float32x4_t { vmulq_n_f32(a, x) }
+        fn fma(self, a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t { vfmaq_f32(c, a, b) }
+        fn fma_scalar(self, a: float32x4_t, x: f32, c: float32x4_t) -> float32x4_t { vfmaq_n_f32(c, a, x) }
+        fn store(self, out: &mut [f32; 4], v: float32x4_t) { store(out, v) }
+
+        fn scales<const TY: u32>(self, block: Rows<'_>) -> (float32x4_t, float32x4_t) {
+            scales::<TY>(&block)
+        }
+        fn unpack<const TY: u32>(self, block: Rows<'_>, sub: usize) -> Unpacked { unpack::<TY>(&block, sub) }
+        fn integer_sum<const TY: u32>(self, w: &Unpacked, x: &[i8; 32], sums: [i16; 2]) -> float32x4_t {
+            vcvtq_f32_s32(integer_sum::<TY>(w, x, i32::from(sums[0]) + i32::from(sums[1])))
+        }
+        fn minimum_sum<const TY: u32>(self, w: &Unpacked, sums: [i16; 2]) -> float32x4_t {
+            let xsum = i32::from(sums[0]) + i32::from(sums[1]);
+            if TY == Q4_1 || TY == Q5_1 {
+                vdupq_n_f32(xsum as f32)
+            } else {
+                vcvtq_f32_s32(vmulq_s32(vdupq_n_s32(xsum), w.sub_minimum))
+            }
+        }
+
+        fn columns<const TY: u32>(self, weights: Rows<'_>) -> [float32x4_t; 4] {
+            transpose([
+                four::<TY>(weights[0]),
+                four::<TY>(weights[1]),
+                four::<TY>(weights[2]),
+                four::<TY>(weights[3]),
+            ])
+        }
+        fn column<const TY: u32>(self, weight: Rows<'_>) -> float32x4_t {
+            load(&product::gather::<4, TY>(weight))
+        }
     }
-    blocks
 }
 
 /// Four rows' sub-block of 32 weights.
-struct Unpacked {
+pub(super) struct Unpacked {
     /// Each row's weights: even and odd ones of the first 16, then of the second. Of Q8_0 the first two registers are
     /// the 32 bytes as they lie.
     q: [[int16x8_t; 4]; 4],
@@ -71,55 +64,6 @@ struct Unpacked {
     sub_scale: [int32x4_t; 2],
     /// The integer that the sum of activations is taken times, for a type with a minimum; a lane is a row.
     sub_minimum: int32x4_t,
-}
-
-#[target_feature(enable = "neon")]
-fn quantized<const TY: u32>(weights: &[u8], rows: usize, x: &Activations<'_>, out: &mut [f32]) {
-    // From the constant, so that offsets in a block need no checks.
-    let ty = const { GgmlType::from_id(TY).expect("one of GgmlType") };
-    let row_bytes = ty.row_bytes(x.k).expect("checked by the caller");
-    let (block_bytes, subs) = (ty.block_bytes(), ty.block_len() / 32);
-    let blocks = x.k / ty.block_len();
-    let (q, _) = x.blocks.q.as_chunks::<32>();
-    let (sum16, _) = x.blocks.sum16.as_chunks::<2>();
-    for first_row in (0..rows / 4 * 4).step_by(4) {
-        let row = rows_from(weights, first_row, row_bytes);
-        for first in (0..x.positions).step_by(TILE) {
-            let count = TILE.min(x.positions - first);
-            let mut acc = [vdupq_n_f32(0.0); TILE];
-            for b in 0..blocks {
-                let block = blocks_at(&row, b * block_bytes, block_bytes);
-                let (scale, minimum) = scales::<TY>(&block);
-                for sub in 0..subs {
-                    let unpacked = unpack::<TY>(&block, sub);
-                    for (p, acc) in acc[..count].iter_mut().enumerate() {
-                        let at = (first + p) * (x.k / 32) + b * subs + sub;
-                        let sums = sum16[at];
-                        let xsum = i32::from(sums[0]) + i32::from(sums[1]);
-                        let isum = integer_sum::<TY>(&unpacked, &q[at], xsum);
-                        let x_scale = x.blocks.scale[at];
-                        *acc = vfmaq_f32(*acc, vmulq_n_f32(scale, x_scale), vcvtq_f32_s32(isum));
-                        if has_minimum(TY) {
-                            let xsum = if TY == Q4_1 || TY == Q5_1 {
-                                vdupq_n_f32(xsum as f32)
-                            } else {
-                                vcvtq_f32_s32(vmulq_s32(vdupq_n_s32(xsum), unpacked.sub_minimum))
-                            };
-                            *acc = vfmaq_f32(*acc, vmulq_n_f32(minimum, x_scale), xsum);
-                        }
-                    }
-                }
-            }
-            for (p, acc) in acc[..count].iter().enumerate() {
-                let at = (first + p) * rows + first_row;
-                store(out[at..].first_chunk_mut().expect("four rows"), *acc);
-            }
-        }
-    }
-}
-
-const fn has_minimum(ty: u32) -> bool {
-    matches!(ty, Q4_1 | Q5_1 | Q4_K | Q5_K)
 }
 
 /// The four integer sums of one sub-block with 32 activations, sub-scales included.
@@ -312,45 +256,6 @@ fn even_and_odd<const MASK: u16>(row: &[u8], at: usize, shift: usize) -> [int16x
     let odd = vdupq_n_s16(-(shift as i16) - 8);
     [(first, even), (first, odd), (second, even), (second, odd)]
         .map(|(v, shift)| vreinterpretq_s16_u16(vandq_u16(vshlq_u16(v, shift), mask)))
-}
-
-// Four weights of four rows are turned in registers, so that each of four steps in k takes a column of four rows.
-#[target_feature(enable = "neon")]
-fn floats<const TY: u32>(ty: GgmlType, weights: &[u8], rows: usize, x: &Activations<'_>, out: &mut [f32]) {
-    let size = ty.block_bytes();
-    let row_bytes = x.k * size;
-    let whole = x.k / 4 * 4;
-    for first_row in (0..rows / 4 * 4).step_by(4) {
-        for first in (0..x.positions).step_by(TILE) {
-            let count = TILE.min(x.positions - first);
-            let mut acc = [vdupq_n_f32(0.0); TILE];
-            for k in (0..whole).step_by(4) {
-                let row = |i: usize| &weights[(first_row + i) * row_bytes + k * size..][..4 * size];
-                let w = transpose(core::array::from_fn(|i| four::<TY>(row(i))));
-                for (p, acc) in acc[..count].iter_mut().enumerate() {
-                    let x = &x.values[(first + p) * x.k + k..][..4];
-                    for (&w, &x) in w.iter().zip(x) {
-                        *acc = vfmaq_n_f32(*acc, w, x);
-                    }
-                }
-            }
-            for k in whole..x.k {
-                let mut column = [0.0; 4];
-                for (i, w) in column.iter_mut().enumerate() {
-                    let at = (first_row + i) * row_bytes + k * size;
-                    quant::dequantize(ty, &weights[at..at + size], core::slice::from_mut(w));
-                }
-                let w = load(&column);
-                for (p, acc) in acc[..count].iter_mut().enumerate() {
-                    *acc = vfmaq_n_f32(*acc, w, x.values[(first + p) * x.k + k]);
-                }
-            }
-            for (p, acc) in acc[..count].iter().enumerate() {
-                let at = (first + p) * rows + first_row;
-                store(out[at..].first_chunk_mut().expect("four rows"), *acc);
-            }
-        }
-    }
 }
 
 /// Four weights of one row as f32.

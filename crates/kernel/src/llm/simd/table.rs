@@ -1,0 +1,117 @@
+//! How an instruction set becomes a [`Kernels`](super::Kernels): the two macros that compile code with its features.
+//!
+//! The compiler uses an instruction set only in functions that say so. `vector_table!` makes such an entry of each
+//! function that [`super::lanes`] and [`super::product`] write once, and `proven!` lets the operations they are made
+//! of be called safely.
+
+/// The table of an instruction set: entries compiled with its features, made of what this module and
+/// [`super::product`] write once.
+///
+/// `$set::here()` gives the proof that the features are there.
+macro_rules! vector_table {
+    (
+        $(#[$doc:meta])* $name:literal, $features:literal, $set:ident, $rows:literal rows a group
+    ) => {
+        $(#[$doc])*
+        pub(super) static TABLE: $crate::llm::simd::Kernels = $crate::llm::simd::Kernels {
+            name: $name,
+            matmul,
+            quantize_activations,
+            dequantize: $crate::llm::quant::dequantize,
+            dot,
+            rms_norm,
+            layer_norm,
+            add,
+            silu_mul,
+            rope,
+            to_f16,
+            scores16,
+            max,
+            exp_sub,
+            accumulate,
+            merge,
+        };
+        vector_table! { entries $features, $set, lanes:
+            fn quantize_activations(x: &[f32], q: &mut [i8], scale: &mut [f32], sum16: &mut [i16]);
+            fn dot(a: &[f32], b: &[f32]) -> f32;
+            fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
+            fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]);
+            fn add(acc: &mut [f32], x: &[f32]);
+            fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]);
+            fn rope(x: &mut [f32], cos: &[f32], sin: &[f32]);
+            fn to_f16(src: &[f32], dst: &mut [u16]);
+            fn scores16(q: &[f32], keys: &[u16], scale: f32, out: &mut [f32; 16]);
+            fn max(x: &[f32]) -> f32;
+            fn exp_sub(x: &mut [f32], max: f32) -> f32;
+            fn accumulate(p: &[f32], values: &[u16], out: &mut [f32]);
+            fn merge(o: &mut [f32], a: f32, o2: &[f32], b: f32);
+        }
+        #[target_feature(enable = $features)]
+        fn matmul(
+            ty: $crate::llm::quant::GgmlType,
+            weights: &[u8],
+            rows: usize,
+            x: &$crate::llm::simd::Activations<'_>,
+            out: &mut [f32],
+        ) {
+            use $crate::llm::{quant::GgmlType, simd::product};
+            // A function for each type, so that one type's code cannot crowd another's registers.
+            #[target_feature(enable = $features)]
+            fn groups<const TY: u32>(
+                weights: &[u8],
+                rows: usize,
+                x: &$crate::llm::simd::Activations<'_>,
+                out: &mut [f32],
+            ) {
+                product::groups::<_, $rows, TY>($set::here(), weights, rows, x, out);
+            }
+            match ty {
+                GgmlType::F32 => groups::<{ product::F32 }>(weights, rows, x, out),
+                GgmlType::F16 => groups::<{ product::F16 }>(weights, rows, x, out),
+                GgmlType::BF16 => groups::<{ product::BF16 }>(weights, rows, x, out),
+                GgmlType::Q4_0 => groups::<{ product::Q4_0 }>(weights, rows, x, out),
+                GgmlType::Q4_1 => groups::<{ product::Q4_1 }>(weights, rows, x, out),
+                GgmlType::Q5_0 => groups::<{ product::Q5_0 }>(weights, rows, x, out),
+                GgmlType::Q5_1 => groups::<{ product::Q5_1 }>(weights, rows, x, out),
+                GgmlType::Q8_0 => groups::<{ product::Q8_0 }>(weights, rows, x, out),
+                GgmlType::Q4_K => groups::<{ product::Q4_K }>(weights, rows, x, out),
+                GgmlType::Q5_K => groups::<{ product::Q5_K }>(weights, rows, x, out),
+                GgmlType::Q6_K => groups::<{ product::Q6_K }>(weights, rows, x, out),
+            }
+            // What is no whole group.
+            $crate::llm::simd::scalar::matmul_rows(ty, weights, rows, rows / $rows * $rows..rows, x, out);
+        }
+    };
+    (entries $features:literal, $set:ident, $module:ident:
+        $(fn $f:ident($($x:ident: $t:ty),*) $(-> $r:ty)?;)*
+    ) => {
+        $(
+            #[target_feature(enable = $features)]
+            fn $f($($x: $t),*) $(-> $r)? {
+                $crate::llm::simd::$module::$f($set::here(), $($x),*)
+            }
+        )*
+    };
+}
+pub(super) use vector_table;
+
+/// Methods of a proof that the features are there: each body is a function compiled with them.
+macro_rules! proven {
+    ($features:literal: $(
+        $(#[$doc:meta])*
+        fn $name:ident$(<const $c:ident: u32>)?(self $(, $x:ident: $t:ty)* $(,)?) $(-> $r:ty)? $body:block
+    )*) => {
+        $(
+            $(#[$doc])*
+            #[inline(always)]
+            fn $name$(<const $c: u32>)?(self $(, $x: $t)*) $(-> $r)? {
+                #[inline]
+                #[target_feature(enable = $features)]
+                fn compiled$(<const $c: u32>)?($($x: $t),*) $(-> $r)? $body
+                // SAFETY: `self` can be had only in a function compiled with these features, so this CPU has them.
+                unsafe { compiled$(::<$c>)?($($x),*) }
+            }
+        )*
+    };
+}
+pub(super) use proven;

@@ -24,6 +24,7 @@ pub mod summary;
 pub mod synthetic;
 pub mod targets;
 
+use alloc::borrow::Cow;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
@@ -71,8 +72,9 @@ pub struct BenchmarkConfig<'a> {
     pub filter: Option<&'a str>,
     /// Retired instructions of cases, counted in another boot, for clocks without counters.
     ///
-    /// The name is `case/table` (or `case` where no table is involved); the number is the `instructions` of the
-    /// record written under constant iteration counts: [`case::FIXED_CALLS`] times [`case::FIXED_SAMPLES`] calls.
+    /// The name is `case/table`, with table `none` where no table is involved; the number is the `instructions` of
+    /// the record written under constant iteration counts: [`case::FIXED_SAMPLES`] samples of
+    /// [`Measurement::exact_calls`].
     pub instruction_counts: &'a [(&'a str, u64)],
     /// Fields of the environment for the records: machine, toolchain, commit, model hash, date.
     pub environment: &'a [(&'a str, &'a str)],
@@ -155,9 +157,9 @@ pub struct CaseResult {
     /// Its name; end-to-end cases add the model: `decode/tiny`.
     pub name: String,
     /// What a unit of its work is.
-    pub unit: &'static str,
+    pub unit: Cow<'static, str>,
     /// The kernel table that did the work, or `none`.
-    pub kernels: &'static str,
+    pub kernels: Cow<'static, str>,
     /// What the name does not say: precision, prompt length, batch. May be empty.
     pub detail: String,
     /// Samples and what they say.
@@ -207,12 +209,12 @@ impl Results {
     /// Retired instructions per unit of a result's work: counted in this run, or given from another.
     pub fn instructions_per_unit(&self, result: &CaseResult) -> Option<f64> {
         result.measurement.instructions_per_unit().or_else(|| {
-            let (_, count) = self.counted.iter().find(|(name, _)| match name.split_once('/') {
-                Some((case, kernels)) => case == result.name && kernels == result.kernels,
-                None => *name == result.name && result.kernels == "none",
-            })?;
-            let calls = case::FIXED_CALLS as f64 * case::FIXED_SAMPLES as f64;
-            Some(*count as f64 / (calls * result.measurement.work.units))
+            let (_, count) = self
+                .counted
+                .iter()
+                .find(|(name, _)| name.rsplit_once('/') == Some((result.name.as_str(), &*result.kernels)))?;
+            let m = &result.measurement;
+            Some(*count as f64 / (m.exact_calls as f64 * case::FIXED_SAMPLES as f64 * m.work.units))
         })
     }
 }
@@ -272,7 +274,7 @@ impl<C: Clock + ?Sized> Runner<'_, C> {
                 s.median, s.samples
             );
         }
-        let result = CaseResult { name, unit, kernels, detail, measurement };
+        let result = CaseResult { name, unit: unit.into(), kernels: kernels.into(), detail, measurement };
         if record::write_result(self.records, &self.run, &result).is_err() {
             self.fail(&result.name, kernels, "its record could not be written".to_string());
         }

@@ -7,6 +7,8 @@ use super::stats::Stats;
 
 /// A sample spans at least this many clock ticks, so that a tick more or less is 0.1 %.
 pub const MIN_SAMPLE_TICKS: u64 = 1000;
+/// A sample spans at least this many readings of the clock, so that the one inside it is 0.5 % at most.
+pub const MIN_SAMPLE_READINGS: u64 = 200;
 /// Calls per sample where the clock does not calibrate.
 pub const FIXED_CALLS: u64 = 100;
 /// Samples where the clock does not calibrate.
@@ -86,6 +88,8 @@ pub struct Measurement {
     pub stats: Stats,
     /// Calls in one sample.
     pub calls: u64,
+    /// Calls in one sample where nothing is calibrated: what instruction counts of another run stand for.
+    pub exact_calls: u64,
     /// The work of one call.
     pub work: Work,
     /// Sums over all samples.
@@ -126,9 +130,12 @@ impl Measurement {
     }
 }
 
-/// Calls really made when `calls` are counted: the feature `extra-work` adds 1 %, for showing that the gate sees it.
-fn executed(calls: u64) -> u64 {
-    if cfg!(feature = "extra-work") { calls + calls.div_ceil(100) } else { calls }
+/// Calls on top of the `calls` of a sample before which `done` calls were counted: none, or with the feature
+/// `extra-work` one for each hundred begun, for showing that the gate sees 1 %.
+///
+/// A call is the least that can be added, so cases with few and long calls (whole models) grow by more.
+fn extra(done: u64, calls: u64) -> u64 {
+    if cfg!(feature = "extra-work") { (done + calls).div_ceil(100) - done.div_ceil(100) } else { 0 }
 }
 
 /// Measures `case`: calibration, warm-up, samples, and its answer at the end.
@@ -143,8 +150,9 @@ pub fn measure<C: Clock + ?Sized>(
     let began = clock.now();
     let spent_s = || clock.now().wrapping_sub(began) as f64 / rate;
 
+    let exact_calls = effort.calls.unwrap_or(FIXED_CALLS);
     let (calls, samples_wanted) = match (effort.calls, clock.calibrates()) {
-        (calls, false) => (calls.unwrap_or(FIXED_CALLS), effort.samples.min(FIXED_SAMPLES)),
+        (_, false) => (exact_calls, FIXED_SAMPLES),
         (Some(calls), true) => (calls, effort.samples),
         (None, true) => (calibrate(clock, case), effort.samples),
     };
@@ -163,10 +171,11 @@ pub fn measure<C: Clock + ?Sized>(
     let mut boxed = false;
     while times.len() < samples_wanted {
         let (mut start, mut end) = ((0, counters), (0, counters));
+        let extra = extra(calls * times.len() as u64, calls);
         clock.undisturbed(&mut || {
             start.1 = clock.counters();
             start.0 = clock.now();
-            case.run(executed(calls));
+            case.run(calls + extra);
             end.0 = clock.now();
             end.1 = clock.counters();
         });
@@ -181,21 +190,27 @@ pub fn measure<C: Clock + ?Sized>(
     case.check()?;
     let stats = Stats::from_samples(&mut times).expect("at least one finite sample was taken");
     let emulated = clock.kind() == ClockKind::Emulated;
-    Ok(Measurement { stats, calls, work, counters, emulated, boxed })
+    Ok(Measurement { stats, calls, exact_calls, work, counters, emulated, boxed })
 }
 
-/// The calls after which a sample spans [`MIN_SAMPLE_TICKS`].
+/// The calls after which a sample is long enough.
 fn calibrate<C: Clock + ?Sized>(clock: &C, case: &mut dyn Case) -> u64 {
+    let reading = || {
+        let start = clock.now();
+        clock.now().wrapping_sub(start)
+    };
+    let reading = (0..16).map(|_| reading()).min().expect("sixteen readings");
+    let wanted = MIN_SAMPLE_TICKS.max(MIN_SAMPLE_READINGS * reading);
     let mut calls = 1;
     loop {
         let start = clock.now();
         case.run(calls);
         let ticks = clock.now().wrapping_sub(start);
-        if ticks >= MIN_SAMPLE_TICKS || calls >= 1 << 30 {
+        if ticks >= wanted || calls >= 1 << 30 {
             return calls;
         }
         // Aim a fifth above the goal, but trust no single short reading by more than a factor of 16.
-        let aim = (MIN_SAMPLE_TICKS + MIN_SAMPLE_TICKS / 5).div_ceil(ticks.max(1));
+        let aim = (wanted + wanted / 5).div_ceil(ticks.max(1));
         calls *= aim.clamp(2, 16);
     }
 }
@@ -236,6 +251,13 @@ pub(super) mod tests {
         }
     }
 
+    #[test]
+    fn extra_work_is_a_hundredth_rounded_up_to_one_call() {
+        let sum = |calls: u64, samples: u64| (0..samples).map(|s| extra(s * calls, calls)).sum::<u64>();
+        let added = [sum(100, 3), sum(1, 3), sum(1, 1000), sum(7, 200)];
+        assert_eq!(added, if cfg!(feature = "extra-work") { [3, 1, 10, 14] } else { [0; 4] });
+    }
+
     /// Takes `cost` ticks a call.
     struct Costs<'a>(&'a HandClock, u64, bool);
 
@@ -267,6 +289,33 @@ pub(super) mod tests {
             assert_eq!(m.instructions_per_unit(), Some(14.0));
             assert!((m.gflops() - 8.0 / 7.0).abs() < 1e-9);
         }
+    }
+
+    #[test]
+    fn samples_of_a_slow_clock_are_longer() {
+        /// Takes 30 ticks to read.
+        struct Slow(HandClock);
+        impl Clock for Slow {
+            fn now(&self) -> u64 {
+                self.0.ticks.set(self.0.ticks.get() + 30);
+                self.0.now()
+            }
+            fn ticks_per_second(&self) -> f64 {
+                1e9
+            }
+            fn kind(&self) -> ClockKind {
+                ClockKind::Wall
+            }
+            fn counters(&self) -> CounterSample {
+                CounterSample::none("by hand")
+            }
+            fn calibrates(&self) -> bool {
+                true
+            }
+        }
+        let clock = Slow(HandClock::new(true, ClockKind::Wall));
+        let m = measure(&clock, EFFORT, &mut Costs(&clock.0, 7, true)).unwrap();
+        assert!(m.calls * 7 + 30 >= 30 * MIN_SAMPLE_READINGS, "{} calls", m.calls);
     }
 
     #[test]

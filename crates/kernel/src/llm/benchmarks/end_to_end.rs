@@ -51,23 +51,31 @@ pub(super) fn run<C: Clock + ?Sized>(
             .and_then(|gguf| Model::load(&gguf, LoadConfig::default()).map_err(|error| error.to_string()));
         match loaded {
             Ok(model) => {
-                runner.results.notes.push(format!(
-                    "{}: {} parameters; documents say {} M and {} tokens/s at 1 GHz",
-                    size.name(),
-                    model.parameters(),
-                    size.documented_parameters() / 1_000_000,
-                    size.predicted_tokens_per_second()
-                ));
+                let said = size.documented_parameters() / 1_000_000;
+                let note = format!("{}: {}; documents say {said} M", size.name(), counted(&model));
+                runner.results.notes.push(note);
                 of_model(runner, subject, kernels, (size.name(), "Q4_0"), &model);
             }
             Err(reason) => runner.fail(size.name(), kernels.name, reason),
         }
     }
     if let Some((name, model)) = subject.model {
-        runner.results.notes.push(format!("{name:.38}: {} parameters", model.parameters()));
+        runner.results.notes.push(format!("{name:.38}: {}", counted(model)));
         let precision = if model.is_quantized() { "quantized" } else { "float" };
         of_model(runner, subject, kernels, (name, precision), model);
     }
+}
+
+/// Layers and true parameter counts of a model in words.
+fn counted(model: &Model<'_>) -> String {
+    let shape = model.shape();
+    let embedding = (shape.vocab_size * shape.dim) as u64;
+    format!(
+        "{} layers, {} parameters, {} without embedding",
+        shape.n_layers,
+        model.parameters(),
+        model.parameters() - embedding
+    )
 }
 
 fn wanted<C: Clock + ?Sized>(runner: &Runner<'_, C>, case: &str, model: &str) -> bool {
@@ -141,11 +149,11 @@ fn of_model<C: Clock + ?Sized>(
         let Some(measurement) = runner.attempt(&full, kernels.name, effort, &mut pass) else { continue };
         let per_prompt = measurement.restated(1.0);
         if config.wants(&full) {
-            runner.keep(full, "tokens", kernels.name, detail.clone(), measurement);
+            runner.keep(full, "token", kernels.name, detail.clone(), measurement);
         }
         let full = format!("first_token/{name}");
         if kind == Kind::Prefill && config.wants(&full) {
-            runner.keep(full, "prompts", kernels.name, detail, per_prompt);
+            runner.keep(full, "prompt", kernels.name, detail, per_prompt);
         }
     }
 }

@@ -67,12 +67,12 @@ fn head(out: &mut dyn Write, run: &Run<'_>, case: &str, kernels: &str) -> fmt::R
 pub fn write_result(out: &mut dyn Write, run: &Run<'_>, result: &CaseResult) -> fmt::Result {
     let m = &result.measurement;
     let s = &m.stats;
-    head(out, run, &result.name, result.kernels)?;
+    head(out, run, &result.name, &result.kernels)?;
     write!(
         out,
         ",\"unit\":{},\"detail\":{},\"outcome\":\"measured\",\"work_per_call\":{{\"units\":{},\"tokens\":{},\"bytes\":{},\
          \"flops\":{}}},\"calls_per_sample\":{},\"samples\":{},\"time_boxed\":{}",
-        Json(result.unit),
+        Json(&result.unit),
         Json(&result.detail),
         m.work.units,
         m.work.tokens,

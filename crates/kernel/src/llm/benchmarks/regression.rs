@@ -90,12 +90,13 @@ mod tests {
         }
         CaseResult {
             name: "dot_product".into(),
-            unit: "us/384 dot",
-            kernels: "scalar",
+            unit: "384 dot".into(),
+            kernels: "scalar".into(),
             detail: "".into(),
             measurement: Measurement {
                 stats: Stats::from_samples(times).unwrap(),
                 calls: 100,
+                exact_calls: 100,
                 work: Work { units: 1.0, ..Work::default() },
                 counters,
                 emulated,

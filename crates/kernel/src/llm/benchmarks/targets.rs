@@ -1,5 +1,7 @@
 //! What results are held against: the documented lines, our own tighter ones, and documented predictions.
 
+use super::ModelSize;
+
 /// How much a case weighs in the latency of inference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Criticality {
@@ -150,7 +152,32 @@ pub const TARGETS: &[Target] = &[
     },
 ];
 
-/// The lines of `case`, if it has any.
+/// The lines of `case`, if it has any. Those of `tokenization` hold for any tokenizer: `tokenization/NAME`.
 pub fn target(case: &str) -> Option<&'static Target> {
+    let case = if case.starts_with("tokenization/") { "tokenization" } else { case };
     TARGETS.iter().find(|t| t.case == case)
+}
+
+/// The documented pass line of a whole-model case, in nanoseconds per unit: 200 ms a token for 6 layers of width 384.
+pub fn whole_model_line(case: &str) -> Option<f64> {
+    (case == "decode/small").then_some(200e6)
+}
+
+/// Documented tokens per second of a whole-model case on a Cortex-A with NEON at 1 GHz: a prediction.
+pub fn predicted_rate(case: &str) -> Option<f64> {
+    let size = case.strip_prefix("decode/")?;
+    let size = ModelSize::ALL.into_iter().find(|known| known.name() == size)?;
+    Some(f64::from(size.predicted_tokens_per_second()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_a_model_find_their_lines() {
+        assert_eq!(target("tokenization/x"), target("tokenization"));
+        assert_eq!((target("decode/small"), whole_model_line("decode/small")), (None, Some(200e6)));
+        assert_eq!((predicted_rate("decode/large"), predicted_rate("prefill/large")), (Some(2.0), None));
+    }
 }

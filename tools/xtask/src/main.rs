@@ -1,18 +1,53 @@
-//! The project's only driver: `cargo xtask test` runs everything CI runs.
+//! The project's only driver: what a person and CI type as `cargo xtask …`.
+//!
+//! 1. [`setup`] plans and installs what the others need, with [`packages`], [`toolchain`] and [`model`].
+//! 2. [`image`] builds the bare-metal image; [`elf`] turns it into raw bytes.
+//! 3. [`qemu`] boots it: [`boot_words`] says what it is to do, [`guest`] runs the emulator, [`records`] reads its
+//!    measurements.
+//! 4. [`gate`] compares instruction counts with their baseline.
+//! 5. [`steps`] is everything CI runs.
 
+mod boot_words;
+mod cli;
+mod debian_rust;
+mod elf;
+mod guest;
+mod image;
+mod model;
+mod packages;
+mod process;
+mod progress;
+mod qemu;
+mod records;
+mod setup;
 mod steps;
+mod toolchain;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::Parser;
+
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["test"] => steps::run(),
-        _ => {
-            eprintln!(
-                "usage: cargo xtask test    formatting, lints, tests and documentation, as CI runs them"
-            );
-            ExitCode::from(2)
+    match cli::Cli::parse().run() {
+        Ok(code) => code,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
         }
     }
+}
+
+/// Why a command failed, in words that say what to do next.
+type Failure = String;
+
+/// The root of the workspace.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).expect("the driver lies two folders below the root").to_owned()
+}
+
+/// Where builds go: `CARGO_TARGET_DIR`, else `target` at the root.
+fn target_folder() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |folder| root().join(folder))
 }

@@ -1,0 +1,57 @@
+//! The commands and their arguments.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::setup::Need;
+use crate::toolchain::BARE_METAL;
+use crate::{Failure, image, qemu, setup, steps};
+
+/// BareLM's driver: everything a person or CI runs.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List what is missing, then install it.
+    Setup(setup::Arguments),
+    /// Build the bare-metal image, boot it in QEMU, run the benchmark suite and let a model answer.
+    Qemu(qemu::Arguments),
+    /// Build the bare-metal image and print its path.
+    Image,
+    /// Run everything CI runs.
+    Test,
+}
+
+impl Cli {
+    /// Runs the command; gives the status to exit with.
+    pub fn run(self) -> Result<ExitCode, Failure> {
+        match self.command {
+            Command::Setup(arguments) => setup::run(&arguments),
+            Command::Qemu(arguments) => qemu::run(&arguments),
+            Command::Image => {
+                setup::provide(&[Need::Target(BARE_METAL)])?;
+                let image = image::build(&image::Build { verbose: true, ..Default::default() })?;
+                println!("{} ({} bytes, from {})", image.raw.display(), image.bytes, image.elf.display());
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Test => Ok(steps::run()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

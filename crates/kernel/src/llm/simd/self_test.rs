@@ -5,7 +5,10 @@ use crate::llm::quant::GgmlType;
 use alloc::vec;
 use alloc::vec::Vec;
 
-/// Runs every function of every table on small seeded inputs and compares with the scalar table.
+/// Runs every function of every table that this CPU has on small seeded inputs and compares with the scalar table.
+///
+/// Sizes are such that a whole register group, a remainder, a full tile of positions and a single one occur, and
+/// blocks are random as well as all-extreme.
 ///
 /// `report` hears the table's name, the function's or the matrix type's, and whether all bits were equal; the answer
 /// is whether all of them were. Allocates a few KiB and gives them back.
@@ -17,18 +20,29 @@ pub fn self_test(mut report: impl FnMut(&'static str, &'static str, bool)) -> bo
             all &= equal;
         };
         for ty in GgmlType::ALL {
-            let k = if ty.is_quantized() { ty.block_len().max(64) } else { 33 };
-            let equal = [Fill::Random, Fill::Bytes(0xff), Fill::Bytes(0x80)]
-                .iter()
-                .all(|&fill| matmul_agrees(kernels, ty, [9, k, 3], fill, Fill::Random));
-            tell(ty.name(), equal && dequantize_agrees(kernels, ty, k));
+            let k = if ty.is_quantized() { ty.block_len().max(96) } else { 37 };
+            let random = [[1, k, 1], [19, k, 1], [19, k, 11]]
+                .into_iter()
+                .all(|size| matmul_agrees(kernels, ty, size, Fill::Random, Fill::Random));
+            let extreme = EXTREME_WEIGHTS.into_iter().all(|w| {
+                EXTREME_ACTIVATIONS
+                    .into_iter()
+                    .all(|x| matmul_agrees(kernels, ty, [16, k, 2], Fill::Bytes(w), Fill::Bytes(x)))
+            });
+            tell(ty.name(), random && extreme && dequantize_agrees(kernels, ty, k));
         }
         for (what, agrees) in VECTOR_CHECKS {
-            tell(what, agrees(kernels, 64) && agrees(kernels, 37));
+            tell(what, [1, 37, 64, 96].into_iter().all(|n| agrees(kernels, n)));
         }
     }
     all
 }
+
+/// Bytes that make every weight of a block the least, the largest, or the one of each in turn.
+const EXTREME_WEIGHTS: [u8; 6] = [0x00, 0x0f, 0xf0, 0x7f, 0x80, 0xff];
+
+/// The largest and the least activation.
+const EXTREME_ACTIVATIONS: [u8; 2] = [127, 0x81];
 
 /// What a buffer is filled with.
 #[derive(Clone, Copy, Debug)]
@@ -291,7 +305,7 @@ mod tests {
 
     #[test]
     fn every_table_has_the_scalar_bits_in_products() {
-        let rows: &[usize] = if cfg!(miri) { &[9] } else { &[1, 2, 3, 4, 5, 6, 7, 8, 9, 17] };
+        let rows: &[usize] = if cfg!(miri) { &[9] } else { &[1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 35] };
         for kernels in available() {
             for ty in GgmlType::ALL {
                 let lengths: &[usize] = match ty.block_len() {
@@ -302,7 +316,7 @@ mod tests {
                 let lengths = if cfg!(miri) { &lengths[..1] } else { lengths };
                 for &rows in rows {
                     for &k in lengths {
-                        for positions in [1, 2, 3, 4, 5, 8] {
+                        for positions in [1, 2, 3, 4, 7, 8, 9, 17] {
                             let size = [rows, k, positions];
                             let agrees = matmul_agrees(kernels, ty, size, Fill::Random, Fill::Random);
                             assert!(agrees, "{} {} at {size:?}", kernels.name, ty.name());
@@ -317,9 +331,9 @@ mod tests {
     fn every_table_has_the_scalar_bits_at_extremes() {
         for kernels in available() {
             for ty in GgmlType::ALL.into_iter().filter(|ty| ty.is_quantized()) {
-                for w in [0x00, 0x0f, 0xf0, 0x7f, 0x80, 0x81, 0xff] {
-                    for x in [127, 0x81, 1] {
-                        let agrees = matmul_agrees(kernels, ty, [8, 512, 2], Fill::Bytes(w), Fill::Bytes(x));
+                for w in EXTREME_WEIGHTS.into_iter().chain([0x81]) {
+                    for x in EXTREME_ACTIVATIONS.into_iter().chain([1]) {
+                        let agrees = matmul_agrees(kernels, ty, [16, 512, 9], Fill::Bytes(w), Fill::Bytes(x));
                         assert!(agrees, "{} {} at w = {w:#x}, x = {x:#x}", kernels.name, ty.name());
                     }
                 }

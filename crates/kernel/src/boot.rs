@@ -30,6 +30,8 @@ pub enum Step {
     MemoryMap,
     /// Building the heap.
     Heap,
+    /// Reading the command line.
+    CommandLine,
     /// Starting the other cores.
     Cores,
     /// Comparing the kernel tables.
@@ -55,11 +57,12 @@ pub fn begin(step: Step) {
 
 /// The name of the step begun last.
 pub fn step_name() -> &'static str {
-    const NAMES: [&str; 11] = [
+    const NAMES: [&str; 12] = [
         "entry",
         "device tree",
         "memory map",
         "heap",
+        "command line",
         "cores",
         "self-test",
         "model",
@@ -77,10 +80,19 @@ static HEAP: Heap = Heap(spin::Mutex::new(linked_list_allocator::Heap::empty()))
 /// The heap, for construction only: nothing on the way of a token allocates.
 struct Heap(spin::Mutex<linked_list_allocator::Heap>);
 
+/// Bytes of the last request that the heap could not serve.
+static REFUSED: AtomicUsize = AtomicUsize::new(0);
+
 // SAFETY: the lock makes every call exclusive, and the inner heap hands out disjoint blocks of memory it was given.
 unsafe impl core::alloc::GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: core::alloc::Layout) -> *mut u8 {
-        self.0.lock().allocate_first_fit(layout).map_or(core::ptr::null_mut(), |block| block.as_ptr())
+        match self.0.lock().allocate_first_fit(layout) {
+            Ok(block) => block.as_ptr(),
+            Err(()) => {
+                REFUSED.store(layout.size(), Ordering::Relaxed);
+                core::ptr::null_mut()
+            }
+        }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: core::alloc::Layout) {
@@ -155,6 +167,31 @@ pub fn fail(reason: core::fmt::Arguments<'_>) -> ! {
 
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    if is_allocation_failure(info) {
+        // No mistake of ours, but a machine too small for what was asked.
+        let refused = REFUSED.load(Ordering::Relaxed);
+        fail(format_args!(
+            "not enough memory: {refused} bytes asked for at once; give the machine more (-m)"
+        ));
+    }
     console::print_unlocked(format_args!("\npanic at boot step `{}`: {info}\n", step_name()));
     exit::exit(101)
+}
+
+/// Whether a panic is `alloc`'s way to say that the heap refused. There is no stable handler for that: the text is
+/// all it leaves.
+fn is_allocation_failure(info: &core::panic::PanicInfo<'_>) -> bool {
+    struct Rest(&'static str);
+    impl core::fmt::Write for Rest {
+        fn write_str(&mut self, text: &str) -> core::fmt::Result {
+            let common = text.len().min(self.0.len());
+            if text.as_bytes()[..common] != self.0.as_bytes()[..common] {
+                return Err(core::fmt::Error);
+            }
+            self.0 = &self.0[common..];
+            Ok(())
+        }
+    }
+    let mut rest = Rest("memory allocation of ");
+    core::fmt::Write::write_fmt(&mut rest, format_args!("{}", info.message())).is_ok() && rest.0.is_empty()
 }

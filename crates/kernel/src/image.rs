@@ -5,7 +5,7 @@
 //! 2. `run` is the list of steps.
 //! 3. `model` finds and loads the model, `suite` runs the benchmarks, `hash` fingerprints the arithmetic,
 //!    `generation` lets the model answer, `shell` asks for more.
-//! 4. [`line`](mod@line) edits what is typed there; [`cpu`] names the processor; `fault` breaks things on request.
+//! 4. `keys` is what is typed there, [`line`](mod@line) edits it; [`cpu`] names the processor; `fault` breaks things on request.
 //!
 //! What needs no machine ([`options`], [`line`](mod@line), [`cpu`]) is compiled on hosts too, for its tests.
 
@@ -19,6 +19,8 @@ mod fault;
 mod generation;
 #[cfg(target_os = "none")]
 mod hash;
+#[cfg(target_os = "none")]
+mod keys;
 #[cfg(target_os = "none")]
 mod model;
 #[cfg(target_os = "none")]

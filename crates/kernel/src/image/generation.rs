@@ -6,8 +6,9 @@ use alloc::vec::Vec;
 use core::fmt::Display;
 use core::ops::ControlFlow;
 
+use super::keys::Keys;
 use super::model::Loaded;
-use super::options::{Options, Source};
+use super::options::Source;
 use crate::boot::clock::seconds_since;
 use crate::boot::{Step, begin, heap_free};
 use crate::console;
@@ -23,35 +24,59 @@ use crate::llm::tokenizer::Special;
 use crate::llm::transformer::Session;
 
 /// What a model is asked where the command line does not say.
-const DEFAULT_PROMPT: &str = "What is the capital of France?";
+pub const DEFAULT_PROMPT: &str = "What is the capital of France?";
 
-/// Lets the model answer the prompt, and prints how that went.
+/// What is asked of the model, checked.
+pub struct Request {
+    /// The prompt as written.
+    pub prompt: String,
+    /// Its tokens, template included.
+    pub ids: Vec<u32>,
+    /// Tokens to generate at most.
+    pub tokens: usize,
+    /// The session that holds both.
+    pub config: SessionConfig,
+}
+
+impl Request {
+    /// Encodes `prompt` and sees that it, the answer and the session fit.
+    pub fn new(
+        loaded: &Loaded,
+        prompt: &str,
+        raw: bool,
+        tokens: usize,
+        team: &dyn Team,
+    ) -> Result<Self, String> {
+        let ids = encode(loaded, prompt, raw)?;
+        let tokens = room(&ids, tokens, loaded.model.shape().context_length)?;
+        let config =
+            SessionConfig { context: ids.len() + tokens, members: team.size(), ..SessionConfig::default() };
+        plan(loaded, &config)?;
+        Ok(Request { prompt: prompt.to_string(), ids, tokens, config })
+    }
+}
+
+/// Lets the model answer, and prints how that went.
 pub fn run(
-    options: &Options<'_>,
+    request: &Request,
     loaded: &Loaded,
     kernels: &'static Kernels,
     team: &dyn Team,
-    clock: &dyn Clock,
+    speaker: &Speaker<'_>,
 ) -> Result<(), String> {
     begin(Step::Session);
-    let prompt = options.prompt.as_deref().unwrap_or(DEFAULT_PROMPT);
-    let ids = encode(loaded, prompt, options.raw)?;
-    let tokens = room(&ids, options.tokens, loaded.model.shape().context_length)?;
-    let config =
-        SessionConfig { context: ids.len() + tokens, members: team.size(), ..SessionConfig::default() };
-    let mut memory = memory(loaded, &config, true)?;
+    let mut memory = memory(loaded, &request.config, true)?;
     let mut session =
-        Session::new(&loaded.model, config, kernels, team, &mut memory).map_err(|e| e.to_string())?;
+        Session::new(&loaded.model, request.config, kernels, team, &mut memory).map_err(|e| e.to_string())?;
 
     begin(Step::Generation);
-    line!("prompt: {prompt}");
-    let speaker = Speaker { loaded, clock, tokens, print_ids: options.ids };
-    speaker.answer(&mut session, &ids)?;
+    line!("prompt: {}", request.prompt);
+    speaker.answer(&mut session, request)?;
     units(&session)
 }
 
 /// The ids of a prompt, as the model wants it.
-pub fn encode(loaded: &Loaded, prompt: &str, raw: bool) -> Result<Vec<u32>, String> {
+fn encode(loaded: &Loaded, prompt: &str, raw: bool) -> Result<Vec<u32>, String> {
     if prompt.is_empty() {
         return Err("the prompt is empty: give some text with prompt=".to_string());
     }
@@ -72,7 +97,7 @@ pub fn encode(loaded: &Loaded, prompt: &str, raw: bool) -> Result<Vec<u32>, Stri
 }
 
 /// Tokens that fit behind the prompt, `wanted` at most.
-pub fn room(ids: &[u32], wanted: usize, context: usize) -> Result<usize, String> {
+fn room(ids: &[u32], wanted: usize, context: usize) -> Result<usize, String> {
     match context.saturating_sub(ids.len()) {
         0 => Err(format!(
             "the prompt has {} tokens, and the context {context} for it and the answer; shorten the prompt",
@@ -82,25 +107,33 @@ pub fn room(ids: &[u32], wanted: usize, context: usize) -> Result<usize, String>
     }
 }
 
-/// Plans a session and takes its memory, once and whole, from the largest free region.
-pub fn memory(loaded: &Loaded, config: &SessionConfig, verbose: bool) -> Result<Vec<u8>, String> {
+/// Plans a session: the plan, and bytes of the heap to spare.
+fn plan(loaded: &Loaded, config: &SessionConfig) -> Result<(Plan, u64), String> {
     let plan = Plan::from_header(&loaded.gguf, config).map_err(|error| error.to_string())?;
     // The weights stay where the file lies, which is no part of the heap.
     let (needed, available) = (plan.session(), heap_free() as u64);
+    match available.checked_sub(needed) {
+        Some(spare) => Ok((plan, spare)),
+        None => Err(short(&Shortfall { needed, available })),
+    }
+}
+
+fn short(reason: &dyn Display) -> String {
+    format!("not enough memory: {reason}; or give the machine more (-m)")
+}
+
+/// Plans a session and takes its memory, once and whole, from the largest free region.
+pub fn memory(loaded: &Loaded, config: &SessionConfig, verbose: bool) -> Result<Vec<u8>, String> {
+    let (plan, spare) = plan(loaded, config)?;
+    let needed = plan.session() as usize;
+    let mut memory = Vec::new();
+    memory.try_reserve_exact(needed).map_err(|_| {
+        short(&format_args!("no {needed} bytes in one piece, with {} free in all", heap_free()))
+    })?;
+    memory.resize(needed, 0);
     if verbose {
         line!("{plan}");
-    }
-    let short = |reason: &dyn Display| format!("not enough memory: {reason}; or give the machine more (-m)");
-    if needed > available {
-        return Err(short(&Shortfall { needed, available }));
-    }
-    let mut memory = Vec::new();
-    memory
-        .try_reserve_exact(needed as usize)
-        .map_err(|_| short(&format_args!("no {needed} bytes in one piece among {available} free")))?;
-    memory.resize(needed as usize, 0);
-    if verbose {
-        line!("fits, {} bytes to spare", available - needed);
+        line!("fits, {spare} bytes to spare");
     }
     Ok(memory)
 }
@@ -111,32 +144,33 @@ pub struct Speaker<'l> {
     pub loaded: &'l Loaded,
     /// For the speeds.
     pub clock: &'l dyn Clock,
-    /// Tokens at most.
-    pub tokens: usize,
+    /// Where Ctrl-C comes from.
+    pub keys: &'l Keys,
     /// Print the ids behind the text.
     pub print_ids: bool,
 }
 
 impl Speaker<'_> {
-    /// Writes the answer to `prompt` on the console as it is made, then how fast. Ctrl-C on the console ends it.
-    pub fn answer(&self, session: &mut Session<'_>, prompt: &[u32]) -> Result<(), String> {
+    /// Writes the answer on the console as it is made, then how fast. Ctrl-C on the console ends it.
+    pub fn answer(&self, session: &mut Session<'_>, request: &Request) -> Result<(), String> {
+        let (prompt, room) = (&request.ids[..], request.tokens);
         let vocab_size = self.loaded.model.shape().vocab_size;
         let mut sampler =
             Sampler::try_new(SamplerConfig::default(), vocab_size).map_err(|e| e.to_string())?;
         let mut ids = Vec::new();
-        ids.try_reserve_exact(if self.print_ids { self.tokens.saturating_add(1) } else { 0 })
-            .map_err(|_| format!("tokens={}: no memory for so many ids", self.tokens))?;
-        let config = GenerateConfig { max_tokens: self.tokens, ignore_stop: false };
+        ids.try_reserve_exact(if self.print_ids { room } else { 0 })
+            .map_err(|_| format!("tokens={room}: no memory for so many ids"))?;
+        let config = GenerateConfig { max_tokens: room, ignore_stop: false };
         let start = self.clock.now();
         let mut first_s = None;
-        let (print_ids, room) = (self.print_ids, self.tokens);
+        let print_ids = self.print_ids;
         let generated = generate(session, &self.loaded.tokenizer, &mut sampler, prompt, config, |step| {
             first_s.get_or_insert_with(|| seconds_since(self.clock, start));
             if print_ids && ids.len() < room {
                 ids.push(step.id);
             }
             console::print(format_args!("{}", step.text));
-            if interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if self.keys.interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         line!("");
         let generated = generated.map_err(|error| error.to_string())?;
@@ -157,12 +191,6 @@ impl Speaker<'_> {
         );
         Ok(())
     }
-}
-
-/// Whether Ctrl-C has come in; other bytes that are waiting are dropped.
-fn interrupted() -> bool {
-    const CTRL_C: u8 = 3;
-    core::iter::from_fn(|| console::uart().receive()).any(|byte| byte == CTRL_C)
 }
 
 /// Prints what each core has computed; an idle core is an error.

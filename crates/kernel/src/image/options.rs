@@ -9,6 +9,9 @@ const KNOWN: &str = "suite=on|micro|off filter=CASE prompt=TEXT tokens=N raw=0|1
      kernels=scalar|neon hash=0|1 ids=0|1 json=0|1 counts=CASE/TABLE:N,... exact=0|1 shell=0|1 \
      fault=undefined|abort|stack|write-text|panic env=KEY:VALUE";
 
+/// Tokens of an answer where nothing else is said.
+pub const DEFAULT_TOKENS: usize = 48;
+
 /// Which part of the benchmark suite runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Suite {
@@ -53,7 +56,7 @@ pub struct Options<'a> {
     pub filter: Option<&'a str>,
     /// What the model is asked; `None` leaves it to the image.
     pub prompt: Option<String>,
-    /// Tokens to generate at most.
+    /// Tokens to generate at most; 0 generates nothing.
     pub tokens: usize,
     /// Continue the prompt as it stands, without a chat template.
     pub raw: bool,
@@ -87,7 +90,7 @@ impl Default for Options<'_> {
             suite: Suite::On,
             filter: None,
             prompt: None,
-            tokens: 48,
+            tokens: DEFAULT_TOKENS,
             raw: false,
             model: Source::Initrd,
             cores: None,

@@ -6,6 +6,8 @@ use alloc::string::{String, ToString};
 use cortex_a::registers::{CurrentEL, MIDR_EL1, Readable};
 
 use super::cpu::Cpu;
+use super::generation::{Request, Speaker};
+use super::keys::Keys;
 use super::model::Loaded;
 use super::options::{Options, Source, Suite};
 use super::shell::Shell;
@@ -22,6 +24,7 @@ use crate::llm::simd::{self, ARITHMETIC_VERSION, Kernels};
 /// Runs the image to its end. An error is one line for a person.
 pub fn run(machine: &Machine, _heap: usize) -> Result<(), String> {
     line!("BareLM {} on bare metal, no operating system", env!("CARGO_PKG_VERSION"));
+    begin(Step::CommandLine);
     let options = Options::parse(machine.bootargs).map_err(|e| e.to_string())?;
     if let Some(fault) = options.fault {
         return Err(format!("fault= did not end the machine: {}", fault::raise(fault)));
@@ -48,6 +51,16 @@ pub fn run(machine: &Machine, _heap: usize) -> Result<(), String> {
     let wanted = needed || options.model == Source::Embedded || machine.initrd.is_some();
     let loaded = wanted.then(|| Loaded::load(&options, machine)).transpose()?;
 
+    // What the command line asks for is checked before the long work begins.
+    begin(Step::Session);
+    let prompt = options.prompt.as_deref().unwrap_or(generation::DEFAULT_PROMPT);
+    let request = match &loaded {
+        Some(loaded) if options.tokens > 0 => {
+            Some(Request::new(loaded, prompt, options.raw, options.tokens, team)?)
+        }
+        _ => None,
+    };
+
     let mut passed = true;
     if options.suite != Suite::Off {
         begin(Step::Suite);
@@ -55,15 +68,17 @@ pub fn run(machine: &Machine, _heap: usize) -> Result<(), String> {
     }
     if let Some(loaded) = &loaded {
         begin(Step::Session);
+        let keys = Keys::default();
+        let speaker = Speaker { loaded, clock: &clock, keys: &keys, print_ids: options.ids };
         if options.hash {
             hash::run(loaded, kernels, team)?;
         }
-        if options.tokens > 0 {
-            generation::run(&options, loaded, kernels, team, &clock)?;
+        if let Some(request) = &request {
+            generation::run(request, loaded, kernels, team, &speaker)?;
         }
         if options.shell {
-            let options = &options;
-            Shell { options, loaded, kernels, team, clock: &clock, machine: &description }.run()?;
+            let (options, clock, speaker, machine) = (&options, &clock, &speaker, &description);
+            Shell { options, loaded, kernels, team, clock, speaker, machine }.run()?;
         }
     }
     if passed { Ok(()) } else { Err("the benchmark suite failed: see its summary".to_string()) }

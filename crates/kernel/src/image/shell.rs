@@ -3,25 +3,20 @@
 use alloc::string::{String, ToString};
 use core::fmt::{self, Write};
 
-use super::generation::{self, Speaker};
+use super::generation::{self, Request, Speaker};
 use super::line::{Event, LineEditor};
 use super::model::Loaded;
-use super::options::{Options, Suite};
+use super::options::{DEFAULT_TOKENS, Options, Suite};
 use super::{hash, suite};
 use crate::boot::{Step, begin, heap_free};
 use crate::console;
 use crate::console_line as line;
 use crate::llm::benchmarks::Clock;
-use crate::llm::plan::SessionConfig;
 use crate::llm::pool::Team;
 use crate::llm::simd::{ARITHMETIC_VERSION, Kernels};
 use crate::llm::transformer::Session;
 
-/// Positions of the shell's session at most, prompt and answer together.
-const CONTEXT: usize = 2048;
-
-const HELP: &str = "\
-  TEXT             the model answers (so does: run TEXT)
+const HELP: &str = "  TEXT             the model answers (so does: run TEXT)
   bench [CASE]     the benchmark suite, or the cases with CASE in their name
   hash             the logits hash of a fixed prompt, in four splits
   info             machine, model and memory
@@ -40,6 +35,8 @@ pub struct Shell<'s> {
     pub team: &'s dyn Team,
     /// For speeds.
     pub clock: &'s dyn Clock,
+    /// What writes answers.
+    pub speaker: &'s Speaker<'s>,
     /// The machine in words.
     pub machine: &'s str,
 }
@@ -83,7 +80,7 @@ impl Shell<'_> {
         let mut editor = LineEditor::new();
         loop {
             console::print(format_args!("> "));
-            let event = read_line(&mut editor);
+            let event = self.read_line(&mut editor);
             let done = match event {
                 Event::End => true,
                 Event::Line => self.obey(Command::parse(editor.line())),
@@ -92,6 +89,18 @@ impl Shell<'_> {
             editor.clear();
             if done {
                 return Ok(());
+            }
+        }
+    }
+
+    /// Reads bytes until they make a line or an end.
+    fn read_line(&self, editor: &mut LineEditor) -> Event {
+        loop {
+            match self.speaker.keys.next().map(|byte| editor.feed(byte, &mut Screen)) {
+                Some(Ok(Event::Pending)) | None => core::hint::spin_loop(),
+                Some(Ok(event)) => return event,
+                // The screen takes everything.
+                Some(Err(fmt::Error)) => {}
             }
         }
     }
@@ -125,20 +134,15 @@ impl Shell<'_> {
     }
 
     fn answer(&self, text: &str) -> Result<(), String> {
-        let ids = generation::encode(self.loaded, text, self.options.raw)?;
-        let context = CONTEXT.min(self.loaded.model.shape().context_length);
-        let tokens = generation::room(&ids, self.options.tokens.max(1), context)?;
-        let config = SessionConfig {
-            context: ids.len() + tokens,
-            members: self.team.size(),
-            ..SessionConfig::default()
-        };
-        let mut memory = generation::memory(self.loaded, &config, false)?;
-        let mut session = Session::new(&self.loaded.model, config, self.kernels, self.team, &mut memory)
-            .map_err(|e| e.to_string())?;
-        let speaker = Speaker { loaded: self.loaded, clock: self.clock, tokens, print_ids: self.options.ids };
+        // `tokens=0` means no answer at boot; whoever types a text wants one.
+        let tokens = if self.options.tokens == 0 { DEFAULT_TOKENS } else { self.options.tokens };
+        let request = Request::new(self.loaded, text, self.options.raw, tokens, self.team)?;
+        let mut memory = generation::memory(self.loaded, &request.config, false)?;
+        let mut session =
+            Session::new(&self.loaded.model, request.config, self.kernels, self.team, &mut memory)
+                .map_err(|e| e.to_string())?;
         begin(Step::Generation);
-        speaker.answer(&mut session, &ids)
+        self.speaker.answer(&mut session, &request)
     }
 
     fn info(&self) {
@@ -153,18 +157,6 @@ impl Shell<'_> {
             model.shape().context_length
         );
         line!("memory: {} bytes free", heap_free());
-    }
-}
-
-/// Reads bytes until they make a line or an end.
-fn read_line(editor: &mut LineEditor) -> Event {
-    loop {
-        match console::uart().receive().map(|byte| editor.feed(byte, &mut Screen)) {
-            Some(Ok(Event::Pending)) | None => core::hint::spin_loop(),
-            Some(Ok(event)) => return event,
-            // The screen takes everything.
-            Some(Err(fmt::Error)) => {}
-        }
     }
 }
 

@@ -6,10 +6,10 @@
 INPUT_FOLDER holds `prompt.json` ({"ids": [...], "vocab": N}) and, for each model type, `TYPE.f32` or `TYPE.f16`:
 little-endian logits [position x vocab] of those ids, all from one batch.
 
-OUTPUT_FOLDER gets `prompt.json` and one `TYPE.jsonl` per input: a line per position with the 64 likeliest ids,
-their natural log-probabilities, and `rest`, the log of the probability that all other ids share. Distributions over
-these 65 events have a KL divergence that is at most that over the whole vocabulary; both are printed for each type
-against f32, so that what the bucket hides is known.
+OUTPUT_FOLDER gets `prompt.json` and one `TYPE.top` per input. It holds, for each position, 1,025 pairs of a u32 and an
+f32, little-endian: the 1,024 likeliest ids with their natural log-probabilities, and 0xffffffff with the logarithm of
+the probability that all other ids share. Distributions over these events have a KL divergence that is at most that over
+the whole vocabulary; both are printed for each type against f32, so that what the bucket hides is known.
 """
 
 import json
@@ -18,7 +18,8 @@ import struct
 import sys
 from pathlib import Path
 
-TOP = 64
+TOP = 1024
+REST = 0xFFFF_FFFF
 
 
 def read_logits(path, vocab):
@@ -69,12 +70,11 @@ def main():
                 sys.exit(f"{path}: {len(rows)} positions, but {len(prompt['ids'])} ids")
             types[path.stem] = [log_softmax(row) for row in rows]
     for name, rows in types.items():
-        with open(target / f"{name}.jsonl", "w") as out:
+        with open(target / f"{name}.top", "wb") as out:
             for row in rows:
                 ids = top_ids(row)
-                *probs, rest = bucket(row, ids)
-                line = {"ids": ids, "log_probs": [round(p, 6) for p in probs], "rest": round(rest, 6)}
-                out.write(json.dumps(line, separators=(",", ":")) + "\n")
+                for pair in zip(ids + [REST], bucket(row, ids)):
+                    out.write(struct.pack("<If", *pair))
         exact = types.get("f32", rows)
         full = math.fsum(kl(p, q) for p, q in zip(exact, rows)) / len(rows)
         over_top = math.fsum(kl(bucket(p, top_ids(p)), bucket(q, top_ids(p))) for p, q in zip(exact, rows))

@@ -21,6 +21,8 @@ mod neon;
 mod product;
 mod scalar;
 mod self_test;
+#[cfg(test)]
+pub(crate) mod spoiled;
 #[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
 mod table;
 

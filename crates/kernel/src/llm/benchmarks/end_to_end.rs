@@ -1,7 +1,8 @@
 //! Whole models: prefill, decode, time to first token, and several positions in one pass.
 //!
-//! One answer is checked with another: a prompt in one batch against the same prompt in two, a decoded token against
-//! a prompt that contains it. By the promise of bit-equal arithmetic the logits' hashes must be the same.
+//! One answer is checked with another: a token's logits against those of the scalar kernels, a prompt in one batch
+//! against the same prompt in two, a decoded token against a prompt that contains it. By the promise of bit-equal
+//! arithmetic the logits' hashes must be the same.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -9,13 +10,18 @@ use alloc::vec::Vec;
 use core::hint::black_box;
 
 use super::case::{Case, Effort, Work, WrongAnswer};
-use super::clock::Clock;
+use super::clock::{Clock, ClockKind};
 use super::{Runner, Subject};
 use crate::llm::gguf::Gguf;
 use crate::llm::model::{LoadConfig, Model};
 use crate::llm::plan::{Plan, SessionConfig};
-use crate::llm::simd::Kernels;
+use crate::llm::pool::Team;
+use crate::llm::simd::{self, Kernels};
 use crate::llm::transformer::{Logits, RunError, Session, logits_hash};
+
+/// Weights of a model whose answer is compared with the scalar kernels' even inside an emulator, at most. With more,
+/// that takes longer there than all its cases.
+const EMULATED_SCALAR_BYTES: u64 = 10_000_000;
 
 /// Positions decoded together in `batched_decode`.
 const BATCH: usize = 8;
@@ -95,6 +101,17 @@ fn of_model<C: Clock + ?Sized>(
     let room = model.shape().context_length.saturating_sub(BATCH);
     let prompt_tokens = config.prompt_tokens.clamp(2, room.max(2));
     let prompt: Vec<u32> = (0..prompt_tokens as u32).map(|i| (i * 7919 + 17) % vocab).collect();
+    let emulated = runner.clock.kind() == ClockKind::Emulated;
+    if CASES.iter().any(|(_, case)| wanted(runner, case, name))
+        && kernels.name != simd::scalar().name
+        && (!emulated || model.weight_bytes() <= EMULATED_SCALAR_BYTES)
+        && let Err(reason) = as_scalar(model, kernels, subject.team, prompt[0])
+    {
+        for (_, case) in CASES {
+            runner.fail(&format!("{case}/{name}"), kernels.name, reason.clone());
+        }
+        return;
+    }
     let session_config = SessionConfig {
         context: prompt_tokens + BATCH,
         batch: prompt_tokens.clamp(BATCH, 256),
@@ -156,6 +173,28 @@ fn of_model<C: Clock + ?Sized>(
             runner.keep(full, "prompt", kernels.name, detail, per_prompt);
         }
     }
+}
+
+/// Whether `kernels` give the logits of the scalar table for one token; if not, why.
+fn as_scalar(
+    model: &Model<'_>,
+    kernels: &'static Kernels,
+    team: &dyn Team,
+    token: u32,
+) -> Result<(), String> {
+    let config =
+        SessionConfig { context: 1, batch: 1, logits: 1, members: team.size(), ..SessionConfig::default() };
+    let plan = Plan::new(model.shape(), model.weight_bytes(), &config).map_err(|error| error.to_string())?;
+    let mut memory = zeroed(plan.session())?;
+    let mut hash = |kernels| {
+        let session = Session::new(model, config, kernels, team, &mut memory);
+        let mut session = session.map_err(|error| error.to_string())?;
+        let logits = session.forward(&[token], Logits::Last).map_err(|error| error.to_string())?;
+        Ok::<_, String>(logits_hash(logits).value())
+    };
+    let same = hash(kernels)? == hash(simd::scalar())?;
+    WrongAnswer::check("logits equal those of the scalar kernels", 1.0, f64::from(u8::from(same)), 0.0)
+        .map_err(|wrong| wrong.to_string())
 }
 
 /// `bytes` zero bytes, or why not.

@@ -1,5 +1,6 @@
 use super::*;
 use crate::llm::pool::Solo;
+use alloc::format;
 
 extern crate std;
 
@@ -28,9 +29,18 @@ impl Clock for Named {
 }
 
 fn suite(kind: ClockKind, config: BenchmarkConfig<'_>) -> (Results, String, String) {
+    suite_with(simd::best(), kind, config)
+}
+
+fn suite_with(
+    kernels: &'static Kernels,
+    kind: ClockKind,
+    config: BenchmarkConfig<'_>,
+) -> (Results, String, String) {
     let clock = Named { start: std::time::Instant::now(), kind };
     let (mut records, mut log, mut summary) = (String::new(), String::new(), String::new());
-    let results = run_benchmark_suite(&config, &clock, &Subject::new(&Solo), &mut records, &mut log);
+    let subject = Subject::new(&Solo).with_kernels(kernels);
+    let results = run_benchmark_suite(&config, &clock, &subject, &mut records, &mut log);
     results.print_summary(&mut summary).unwrap();
     (results, records, summary)
 }
@@ -104,4 +114,26 @@ fn a_filter_leaves_the_rest_out() {
     let (results, records, _) =
         suite(ClockKind::Wall, BenchmarkConfig { filter: Some("no such case"), ..quick() });
     assert!(results.results.is_empty() && records.is_empty());
+}
+
+#[test]
+fn wrong_kernels_fail_every_case_that_uses_them() {
+    let wrong = &simd::spoiled::TABLE;
+    let (results, records, summary) = suite_with(wrong, ClockKind::Wall, quick());
+    let failed: Vec<&str> = results.failures.iter().map(|failure| failure.name.as_str()).collect();
+    let with_tables = targets::TARGETS.iter().filter(|target| target.has_tables).map(|target| target.case);
+    let whole = ["prefill/tiny", "decode/tiny", "batched_decode/tiny"];
+    assert_eq!(failed, with_tables.chain(whole).collect::<Vec<_>>());
+    assert!(!results.passed());
+    for case in failed {
+        let line = format!("FAILED  {case} (spoiled): wrong answer: ");
+        assert!(summary.contains(&line), "no {line}: {summary}");
+        let record = format!("\"case\":\"{case}\",\"kernels\":\"spoiled\"");
+        let record = records.lines().find(|line| line.contains(&record)).expect(case);
+        assert!(record.contains("\"outcome\":\"failed\",\"reason\":\"wrong answer: "), "{record}");
+    }
+    assert!(
+        summary.ends_with("FAIL: 0 documented line(s) missed, 11 case(s) without a result\n"),
+        "{summary}"
+    );
 }

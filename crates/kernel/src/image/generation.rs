@@ -24,7 +24,13 @@ use crate::llm::tokenizer::Special;
 use crate::llm::transformer::Session;
 
 /// What a model is asked where the command line does not say.
-pub const DEFAULT_PROMPT: &str = "What is the capital of France?";
+const fn default_prompt(source: Source) -> &'static str {
+    match source {
+        Source::Initrd => "Why is the sky blue?",
+        // The embedded model has read novels.
+        Source::Embedded => "My dear Miss",
+    }
+}
 
 /// What is asked of the model, checked.
 pub struct Request {
@@ -39,14 +45,15 @@ pub struct Request {
 }
 
 impl Request {
-    /// Encodes `prompt` and sees that it, the answer and the session fit.
+    /// Encodes `prompt`, or the default one, and sees that it, the answer and the session fit.
     pub fn new(
         loaded: &Loaded,
-        prompt: &str,
+        prompt: Option<&str>,
         raw: bool,
         tokens: usize,
         team: &dyn Team,
     ) -> Result<Self, String> {
+        let prompt = prompt.unwrap_or(default_prompt(loaded.source));
         let ids = encode(loaded, prompt, raw)?;
         let tokens = room(&ids, tokens, loaded.model.shape().context_length)?;
         let config =

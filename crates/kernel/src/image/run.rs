@@ -53,7 +53,7 @@ pub fn run(machine: &Machine, _heap: usize) -> Result<(), String> {
 
     // What the command line asks for is checked before the long work begins.
     begin(Step::Session);
-    let prompt = options.prompt.as_deref().unwrap_or(generation::DEFAULT_PROMPT);
+    let prompt = options.prompt.as_deref();
     let request = match &loaded {
         Some(loaded) if options.tokens > 0 => {
             Some(Request::new(loaded, prompt, options.raw, options.tokens, team)?)

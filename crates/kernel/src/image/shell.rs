@@ -136,7 +136,7 @@ impl Shell<'_> {
     fn answer(&self, text: &str) -> Result<(), String> {
         // `tokens=0` means no answer at boot; whoever types a text wants one.
         let tokens = if self.options.tokens == 0 { DEFAULT_TOKENS } else { self.options.tokens };
-        let request = Request::new(self.loaded, text, self.options.raw, tokens, self.team)?;
+        let request = Request::new(self.loaded, Some(text), self.options.raw, tokens, self.team)?;
         let mut memory = generation::memory(self.loaded, &request.config, false)?;
         let mut session =
             Session::new(&self.loaded.model, request.config, self.kernels, self.team, &mut memory)

@@ -86,6 +86,12 @@ fn a_sliding_window_sees_the_last_positions_only() {
         let ours = run(&model.file(), SessionConfig { overflow, ..config(32) }, &Solo, &ids, step);
         let difference = distance(&ours, &model.reference(&ids, 50));
         assert!(difference < BOUND, "step {step}: {difference:e}");
+        for other in [49, 51, 1000] {
+            assert!(
+                distance(&ours, &model.reference(&ids, other)) > 8.0 * BOUND,
+                "a window of {other} shows"
+            );
+        }
     }
 }
 

@@ -8,7 +8,8 @@ use crate::model_file::ModelFile;
 
 /// Names and values, in the order of the records.
 ///
-/// The commit is that of `$BARELM_COMMIT` where a driver sets it; a program cannot know it otherwise.
+/// Compiler and commit are those that this program was built by and from; `+changes` behind the commit says that
+/// sources differed from it.
 pub fn describe(model: Option<&ModelFile>) -> Vec<(String, String)> {
     let mut fields = vec![
         ("date", utc(SystemTime::now())),
@@ -16,11 +17,10 @@ pub fn describe(model: Option<&ModelFile>) -> Vec<(String, String)> {
         ("platform", format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS)),
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ("toolchain", env!("BARELM_RUSTC").to_owned()),
+        ("commit", env!("BARELM_COMMIT").to_owned()),
         ("build", if cfg!(debug_assertions) { "debug assertions" } else { "release" }.to_owned()),
+        ("kernel", kernel()),
     ];
-    if let Ok(commit) = std::env::var("BARELM_COMMIT") {
-        fields.push(("commit", commit));
-    }
     if let Some(model) = model {
         let name = model.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
         let hash = Sha256::digest(model.bytes());
@@ -41,6 +41,12 @@ fn processor() -> String {
     field("model name")
         .or_else(|| Some(format!("implementer {} part {}", field("CPU implementer")?, field("CPU part")?)))
         .unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// The operating system's version, as Linux tells it.
+fn kernel() -> String {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    if release.is_empty() { "unknown".to_owned() } else { release.trim().to_owned() }
 }
 
 /// Date and time in UTC, as ISO 8601 to the second.
@@ -97,5 +103,8 @@ mod tests {
         let value = |name: &str| &fields.iter().find(|(field, _)| field == name).expect(name).1;
         assert!(value("toolchain").starts_with("rustc "), "{}", value("toolchain"));
         assert!(!value("machine").is_empty());
+        let commit = value("commit").trim_end_matches("+changes");
+        let is_hash = commit.len() >= 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+        assert!(is_hash || commit == "unknown", "{commit}");
     }
 }

@@ -5,7 +5,7 @@
 //! 2. [`model_file`] maps a GGUF file into memory.
 //! 3. [`team`] runs the runtime's jobs on rayon's threads.
 //! 4. [`quantize`] makes a file of another type.
-//! 5. [`clock`] times the benchmark suite, [`environment`] says where it ran.
+//! 5. [`clock`] times the benchmark suite, [`environment`] says where it ran, [`records`] compares runs.
 //! 6. [`failure`] is how a command says what went wrong.
 
 pub mod cli;
@@ -17,6 +17,8 @@ pub mod environment;
 pub mod failure;
 pub mod model_file;
 pub mod quantize;
+#[cfg(feature = "llm-transformer")]
+pub mod records;
 #[cfg(feature = "llm-transformer")]
 pub mod team;
 

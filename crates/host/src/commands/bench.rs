@@ -1,8 +1,8 @@
 //! `barelm bench`: the benchmark suite of the library, with the system's clock and threads.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 
 use barelm::llm::benchmarks::{BenchmarkConfig, ModelSize, Subject, run_benchmark_suite};
@@ -16,6 +16,7 @@ use crate::clock::SystemClock;
 use crate::environment;
 use crate::failure::Failure;
 use crate::model_file::ModelFile;
+use crate::records::{self, Record};
 
 /// Arguments of `barelm bench`.
 #[derive(Args, Debug)]
@@ -28,6 +29,15 @@ pub struct Arguments {
     /// Write a record of each case to this file, one JSON object a line.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Compare with the records in this file; a case that is slower beyond noise fails the command.
+    #[arg(long, value_name = "FILE")]
+    pub baseline: Option<PathBuf>,
+    /// Compare the records in this file with the baseline, and run nothing.
+    #[arg(long, value_name = "FILE", requires = "baseline", conflicts_with_all = ["model", "filter", "json"])]
+    pub current: Option<PathBuf>,
+    /// Run only the small cases: no whole models, no memory bandwidth.
+    #[arg(long)]
+    pub micro: bool,
     /// Calls of a case before its first sample.
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub warmup: usize,
@@ -61,6 +71,10 @@ fn size_parser() -> impl TypedValueParser<Value = Option<ModelSize>> {
 
 /// Runs the suite and prints its summary; wrong answers and missed lines fail the command.
 pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
+    let baseline = arguments.baseline.as_deref().map(records::read).transpose()?;
+    if let (Some(baseline), Some(current)) = (&baseline, &arguments.current) {
+        return compare(baseline, &records::read(current)?, out);
+    }
     // The clock first: its counters cover only threads that start after it.
     let clock = SystemClock::new();
     let session =
@@ -97,21 +111,16 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         verbose: arguments.verbose,
         prompt_tokens: arguments.prompt_tokens.into(),
         synthetic: &synthetic,
+        micro_only: arguments.micro,
         filter: arguments.filter.as_deref(),
         environment: &environment,
         ..BenchmarkConfig::default()
     };
-    let mut records = match &arguments.json {
-        None => Sink::new(Box::new(std::io::sink())),
-        Some(path) => {
-            let file = File::create(path).map_err(|error| Failure::because(path.display(), error))?;
-            Sink::new(Box::new(BufWriter::new(file)))
-        }
-    };
-    let mut log = Sink::new(Box::new(std::io::stderr()));
-    let results = run_benchmark_suite(&config, &clock, &subject, &mut records, &mut log);
-    if let (Err(error), Some(path)) = (records.finish(), &arguments.json) {
-        return Err(Failure::because(path.display(), error));
+    let mut written = String::new();
+    let mut log = Stderr;
+    let results = run_benchmark_suite(&config, &clock, &subject, &mut written, &mut log);
+    if let Some(path) = &arguments.json {
+        fs::write(path, &written).map_err(|error| Failure::because(path.display(), error))?;
     }
     if results.results.is_empty() && results.failures.is_empty() {
         let filter = arguments.filter.as_deref().unwrap_or_default();
@@ -122,34 +131,38 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         .print_summary(&mut summary)
         .map_err(|_| Failure::Message("the summary cannot be written".into()))?;
     out.write_all(summary.as_bytes())?;
+    if let Some(baseline) = &baseline {
+        compare(baseline, &records::parse(&written)?, out)?;
+    }
     if results.passed() { Ok(()) } else { Err(Failure::Message("the suite failed: see the summary".into())) }
 }
 
-/// A text sink over a byte sink that keeps the first error.
-struct Sink<'w> {
-    to: Box<dyn Write + 'w>,
-    error: Option<std::io::Error>,
+/// Prints `current` beside `baseline`; what is worse is a failure.
+fn compare(baseline: &[Record], current: &[Record], out: &mut dyn Write) -> Result<(), Failure> {
+    if let Some(last) = baseline.last() {
+        let commit = if last.commit.is_empty() { "unknown" } else { &last.commit };
+        writeln!(
+            out,
+            "compared with {} records, the last of {}, commit {commit}:",
+            baseline.len(),
+            last.date
+        )?;
+    }
+    let comparison = records::compare(baseline, current);
+    write!(out, "{comparison}")?;
+    if comparison.passed() {
+        Ok(())
+    } else {
+        Err(Failure::Message("worse than the baseline, or nothing to compare".into()))
+    }
 }
 
-impl<'w> Sink<'w> {
-    fn new(to: Box<dyn Write + 'w>) -> Self {
-        Sink { to, error: None }
-    }
+/// Standard error as a text sink. What cannot be written there is lost: it is progress, not a result.
+struct Stderr;
 
-    /// Writes what is buffered; the first error of all writes, if any.
-    fn finish(&mut self) -> std::io::Result<()> {
-        self.error.take().map_or_else(|| self.to.flush(), Err)
-    }
-}
-
-impl fmt::Write for Sink<'_> {
+impl fmt::Write for Stderr {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        if self.error.is_some() {
-            return Err(fmt::Error);
-        }
-        self.to.write_all(text.as_bytes()).map_err(|error| {
-            self.error = Some(error);
-            fmt::Error
-        })
+        let _ = std::io::stderr().write_all(text.as_bytes());
+        Ok(())
     }
 }

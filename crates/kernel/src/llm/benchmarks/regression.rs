@@ -5,8 +5,9 @@
 
 use super::CaseResult;
 
-/// A slowdown below this share is never reported, however sure it is.
-pub const MARGIN: f64 = 0.03;
+/// A slowdown below this share is never reported, however sure it is: runs differ from each other by more than the
+/// samples of one run say (placement in memory, clock frequency, neighbors). Finer changes are for instruction counts.
+pub const MARGIN: f64 = 0.10;
 
 /// What two results of a case say about each other.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -121,7 +122,7 @@ mod tests {
         let wide = result(&mut [95.0, 120.0, 150.0], None, false);
         assert_eq!(check_regression(&base, &wide), Verdict::Same);
         let sharp = result(&mut [100.0, 100.0, 100.0], None, false);
-        let a_bit_more = result(&mut [102.0, 102.0, 102.0], None, false);
+        let a_bit_more = result(&mut [109.0, 109.0, 109.0], None, false);
         assert_eq!(check_regression(&sharp, &a_bit_more), Verdict::Same);
     }
 

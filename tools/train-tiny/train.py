@@ -1,6 +1,8 @@
 """Trains the tokenizer and the network; writes tokenizer.json and checkpoint.npz into the folder that corpus.py filled.
 
-Usage: python3 train.py FOLDER [STEPS]
+A run that was ended goes on from its last checkpoint.
+
+Usage: python3 train.py FOLDER
 """
 
 import sys
@@ -14,10 +16,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import network
 
-SEED, STEPS = 20, 2200
+SEED, STEPS = 20, 1600
 # Windows of a step, ids of a window, and the share of all steps: short windows are cheaper, long ones teach long positions.
 PHASES = [(8, 256, 0.7), (4, 512, 0.3)]
-MATRIX_RATE, EMBEDDING_RATE, NORM_RATE, MATRIX_DECAY, WARM_UP, COOL_DOWN = 0.02, 0.003, 0.003, 0.02, 20, 0.6
+MATRIX_RATE, EMBEDDING_RATE, NORM_RATE, MATRIX_DECAY, WARM_UP, COOL_DOWN = 0.02, 0.003, 0.003, 0.02, 20, 0.625
 END_OF_TEXT = "<|endoftext|>"
 
 
@@ -78,8 +80,24 @@ def update(params, state, gradient, step, steps):
     return out, new
 
 
+def save(path, params, state, step):
+    moments = {f"{name}.{i}": m for name, pair in state.items() for i, m in enumerate(pair) if m is not None}
+    np.savez(path.with_suffix(".new.npz"), step=step, **params, **moments)
+    path.with_suffix(".new.npz").replace(path)
+
+
+def restored(path, params, state):
+    """Parameters, moments and steps done of the checkpoint, or the given ones and 0 where there is none."""
+    if not path.exists():
+        return params, state, 0
+    file = np.load(path)
+    for name, pair in state.items():
+        state[name] = tuple(None if m is None else jnp.asarray(file[f"{name}.{i}"]) for i, m in enumerate(pair))
+    return {name: jnp.asarray(file[name]) for name in params}, state, int(file["step"])
+
+
 def main():
-    folder, steps = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else STEPS
+    folder, steps = Path(sys.argv[1]), STEPS
     text, held_out = (folder / "train.txt").read_text(), (folder / "held_out.txt").read_text()
     tokenizer = train_tokenizer(text)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -91,7 +109,8 @@ def main():
     print(f"{len(ids)} training ids, {len(text) / len(ids):.3f} bytes each", flush=True)
 
     params = network.initial(jax.random.key(SEED))
-    state = {n: (jnp.zeros_like(p), jnp.zeros_like(p) if n not in network.MATRICES else None) for n, p in params.items()}
+    state = {name: (jnp.zeros_like(p), None if name in network.MATRICES else jnp.zeros_like(p)) for name, p in params.items()}
+    params, state, done = restored(folder / "checkpoint.npz", params, state)
     print(f"{sum(p.size for p in params.values())} parameters", flush=True)
 
     @jax.jit
@@ -111,6 +130,8 @@ def main():
             lengths, start = length, random.integers(length)
             order = list(random.permutation(np.arange(start, len(ids) - length, length)))
         batch = np.stack([ids[at : at + length + 1] for at in (order.pop() for _ in range(count))])
+        if step < done:
+            continue
         params, state, loss = train_step(params, state, batch, step)
         recent.append(float(loss))
         if (step + 1) % 50 == 0 or step == 4:
@@ -118,9 +139,8 @@ def main():
             if (step + 1) % 200 == 0:
                 nats = sum(float(held_out_nats(params, part)) for part in watched.reshape(-1, 4, window))
                 line += f", held out {nats / watched_bytes / np.log(2):.4f} bits per byte"
-                np.savez(folder / "checkpoint.npz", **params)
+            save(folder / "checkpoint.npz", params, state, step + 1)
             print(line, flush=True)
-    np.savez(folder / "checkpoint.npz", **params)
 
 
 if __name__ == "__main__":

@@ -36,16 +36,27 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
     let file = ModelFile::open(&arguments.model)?;
     let gguf = file.parse()?;
     let text = read_text(&arguments.file)?;
-    let ids = match parse_ids(&text) {
-        Some(ids) => ids,
-        None => Tokenizer::from_gguf(&gguf)
-            .map_err(|error| Failure::because(arguments.model.display(), error))?
-            .encode_to_vec(&text, Special::Plain)
-            .map_err(|error| Failure::because(arguments.file.display(), error))?,
+    let (ids, scored_bytes) = match parse_ids(&text) {
+        Some(ids) => (ids, None),
+        None => {
+            let tokenizer = Tokenizer::from_gguf(&gguf)
+                .map_err(|error| Failure::because(arguments.model.display(), error))?;
+            let ids = tokenizer
+                .encode_to_vec(&text, Special::Plain)
+                .map_err(|error| Failure::because(arguments.file.display(), error))?;
+            let length = |&id: &u32| tokenizer.token_bytes(id).map_or(0, Iterator::count);
+            let scored_bytes: usize = scored(&ids).map(length).sum();
+            (ids, Some(scored_bytes))
+        }
     };
     let needs = Needs { context: WINDOW, window: None, all_logits: true };
     let score = with_session(&file, &gguf, &arguments.session, needs, |session| score(session, &ids))?;
-    writeln!(out, "perplexity {:.4} over {} of {} ids", score.perplexity(), score.count, ids.len())?;
+    write!(out, "perplexity {:.4} over {} of {} ids", score.perplexity(), score.count, ids.len())?;
+    if let Some(bytes) = scored_bytes {
+        // Unlike a perplexity, this compares models of different vocabularies.
+        write!(out, ", {:.4} bits per byte of theirs", score.nll / core::f64::consts::LN_2 / bytes as f64)?;
+    }
+    writeln!(out)?;
     Ok(())
 }
 
@@ -57,6 +68,11 @@ fn read_text(path: &Path) -> Result<String, Failure> {
 /// The ids of a file that holds nothing but numbers.
 pub fn parse_ids(text: &str) -> Option<Vec<u32>> {
     text.split_ascii_whitespace().map(|word| word.parse().ok()).collect::<Option<Vec<u32>>>()
+}
+
+/// The ids that are predicted: the successors of positions [`FIRST_SCORED`] and on, in every whole window.
+fn scored(ids: &[u32]) -> impl Iterator<Item = &u32> {
+    ids.chunks_exact(WINDOW).flat_map(|window| &window[FIRST_SCORED + 1..])
 }
 
 /// A sum of negative log-likelihoods.
@@ -124,6 +140,14 @@ mod tests {
     fn equal_logits_share_the_probability() {
         assert!((log_probability(&[3.0; 8], 5) + libm::log(8.0)).abs() < 1e-12);
         assert!(log_probability(&[80.0, -80.0], 0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn each_window_scores_the_ids_after_its_first_half() {
+        let ids: Vec<u32> = (0..2 * WINDOW as u32 + 300).collect();
+        let scored: Vec<u32> = scored(&ids).copied().collect();
+        assert_eq!(scored.len(), 2 * 255);
+        assert_eq!([scored[0], scored[254], scored[255], scored[509]], [257, 511, 769, 1023]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ Usage: python3 expect.py FOLDER MODEL.gguf
 
 import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -21,11 +22,11 @@ from tokenizers import Tokenizer
 import network
 import ngram
 
-NEW_TOKENS = 32
+NEW_TOKENS = 48
 # Logits: how far the likeliest token must lie above the second at every step.
 MARGIN = 0.1
 # Prompts are the openings, this many words long, of this many paragraphs of the held-out text.
-OPENING_WORDS, OPENINGS = (2, 3, 4, 5), 150
+OPENING_WORDS, OPENINGS = (2, 3, 4, 5), 400
 
 
 def read(path):
@@ -55,21 +56,28 @@ def bits_per_byte(params, ids, text_bytes):
 
 
 def greedy(params, tokenizer, prompts):
-    """For every prompt its ids, NEW_TOKENS greedy ids, and the least margin on the way; all in one batch."""
+    """Every prompt whose NEW_TOKENS greedy tokens all lead by MARGIN: text, ids, greedy ids, least margin."""
     ids = [tokenizer.encode(prompt, add_special_tokens=False).ids for prompt in prompts]
-    rows = np.zeros((len(ids), max(map(len, ids)) + NEW_TOKENS), np.int32)
-    for row, prompt in zip(rows, ids):
-        row[: len(prompt)] = prompt
-    logits, lengths, least = jax.jit(network.logits), [len(prompt) for prompt in ids], [np.inf] * len(ids)
+    longest = max(map(len, ids)) + NEW_TOKENS
+    rows = [(prompt, list(prompt_ids), [], np.inf) for prompt, prompt_ids in zip(prompts, ids)]
+    logits = jax.jit(lambda params, ids, last: network.logits(params, ids)[jnp.arange(len(ids)), last])
     for _ in range(NEW_TOKENS):
-        scores = np.asarray(logits(params, rows))
-        for i, length in enumerate(lengths):
-            order = np.argsort(scores[i, length - 1])
-            least[i] = min(least[i], float(scores[i, length - 1, order[-1]] - scores[i, length - 1, order[-2]]))
-            rows[i, length] = order[-1]
-            lengths[i] = length + 1
-    for prompt, prompt_ids, row, end, margin in zip(prompts, ids, rows, lengths, least):
-        yield prompt, prompt_ids, row[len(prompt_ids) : end].tolist(), margin
+        padded = 1 << max(0, len(rows) - 1).bit_length()  # few shapes, few compilations
+        inputs, last = np.zeros((padded, longest), np.int32), np.zeros(padded, np.int32)
+        for i, (_, prompt_ids, new, _) in enumerate(rows):
+            last[i] = len(prompt_ids) + len(new) - 1
+            inputs[i, : last[i] + 1] = prompt_ids + new
+        scores = np.concatenate(
+            [np.asarray(logits(params, inputs[at : at + 256], last[at : at + 256])) for at in range(0, padded, 256)]
+        )
+        kept = []
+        for (prompt, prompt_ids, new, least), row in zip(rows, scores):
+            second, first = np.argsort(row)[-2:]
+            margin = min(least, float(row[first] - row[second]))
+            if margin >= MARGIN and first != 0:  # 0: the chapter ends, and there is no more text to compare
+                kept.append((prompt, prompt_ids, [*new, int(first)], margin))
+        rows = kept
+    return rows
 
 
 def openings(text):
@@ -85,12 +93,11 @@ def main():
     excerpt = (folder / "excerpt.txt").read_text()
     held_out = (folder / "held_out.txt").read_text()
     encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
-    answers = sorted(greedy(params, tokenizer, openings(held_out)), key=lambda answer: -answer[3])
-    for prompt, _, new, margin in answers[:60]:
-        print(f"{margin:.3f} {prompt!r} -> {tokenizer.decode(new, skip_special_tokens=False)!r}")
-    # A chapter that ends, or a text that goes round in circles, makes a poor example.
-    clear = [answer for answer in answers if answer[3] >= MARGIN and 0 not in answer[2]]
+    clear = greedy(params, tokenizer, openings(held_out))
+    # A text that goes round in circles makes a poor example: many different tokens first.
     clear.sort(key=lambda answer: (-len(set(answer[2])), -answer[3]))
+    for prompt, _, new, margin in clear[:40]:
+        print(f"{margin:.3f} {prompt!r} -> {tokenizer.decode(new, skip_special_tokens=False)!r}")
     assert clear, "no prompt has clear choices all the way"
     rivals = ngram.bits_per_byte(folder, [excerpt, held_out])
     report = {
@@ -118,9 +125,10 @@ def main():
             for prompt, prompt_ids, new, margin in clear[:3]
         ],
     }
-    path.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
+    lines = re.sub(r"\[[\d,\s]+\]", lambda ids: " ".join(ids[0].split()), json.dumps(report, indent=2))
+    path.with_suffix(".json").write_text(lines + "\n")
     path.with_suffix(".excerpt.txt").write_text(excerpt)
-    print(json.dumps(report, indent=2))
+    print(lines)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@
 //!    `shared` are what lies in it; `pool` is the team of workers. Memory and workers are lent by the platform.
 //! 6. `transformer` runs a batch of positions through all layers and leaves logits.
 //! 7. `sampler` picks the next id, `chat` writes conversations as the model knows them, `generate` is the loop
-//!    around all of it.
+//!    around all of it, `draft` guesses ahead for it.
 //! 8. `benchmarks` is the suite.
 //!
 //! Nothing allocates after a `Session` and a `Sampler` are built.
@@ -29,6 +29,8 @@ pub mod arena;
 pub mod benchmarks;
 #[cfg(feature = "llm-transformer")]
 pub mod chat;
+#[cfg(feature = "llm-transformer")]
+pub mod draft;
 #[cfg(feature = "llm-transformer")]
 pub mod generate;
 #[cfg(feature = "llm-transformer")]

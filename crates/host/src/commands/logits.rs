@@ -31,7 +31,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
     let file = ModelFile::open(&arguments.model)?;
     let gguf = file.parse()?;
-    let needs = Needs { context: arguments.ids.len(), window: None, all_logits: true };
+    let needs = Needs { context: arguments.ids.len(), window: None, logits: None };
     let mut sink = match &arguments.out {
         None => None,
         Some(path) => {

@@ -49,7 +49,7 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
             (ids, Some(scored_bytes))
         }
     };
-    let needs = Needs { context: WINDOW, window: None, all_logits: true };
+    let needs = Needs { context: WINDOW, window: None, logits: None };
     let score = with_session(&file, &gguf, &arguments.session, needs, |session| score(session, &ids))?;
     write!(out, "perplexity {:.4} over {} of {} ids", score.perplexity(), score.count, ids.len())?;
     if let Some(bytes) = scored_bytes {

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use barelm::llm::chat::{ChatTemplate, Role};
-use barelm::llm::generate::{GenerateConfig, generate};
+use barelm::llm::draft::PromptLookup;
+use barelm::llm::generate::{GenerateConfig, MOST_DRAFTED, generate_with_draft};
 use barelm::llm::gguf::Gguf;
 use barelm::llm::model::Shape;
 use barelm::llm::sampler::{Sampler, SamplerConfig};
@@ -37,6 +38,10 @@ pub struct Arguments {
     /// Go on behind the model's own end of text.
     #[arg(long)]
     pub ignore_stop: bool,
+    /// Guess up to N tokens from what followed the same words before, and verify them in one pass: the same text,
+    /// sooner where text repeats.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = draft)]
+    pub draft: usize,
     /// Positions to hold, prompt and answer together (default: as many as needed, up to the model's own limit).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub context: Option<u32>,
@@ -100,17 +105,23 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         shape.vocab_size,
     )
     .map_err(|error| Failure::Message(error.to_string()))?;
-    let needs = Needs { context, window: arguments.window.map(|window| window as usize), all_logits: false };
+    let needs = Needs {
+        context,
+        window: arguments.window.map(|window| window as usize),
+        logits: Some(1 + arguments.draft),
+    };
     with_session(&file, &gguf, &arguments.session, needs, |session| {
         let config = GenerateConfig { max_tokens: arguments.tokens, ignore_stop: arguments.ignore_stop };
         let start = Instant::now();
         let (mut first, mut written) = (None, Ok(()));
-        let generated = generate(session, &tokenizer, &mut sampler, &prompt, config, |step| {
-            first.get_or_insert_with(|| start.elapsed());
-            written = out.write_all(step.text.as_bytes()).and_then(|()| out.flush());
-            if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        })
-        .map_err(|error| Failure::Message(error.to_string()))?;
+        let mut lookup = PromptLookup::new(arguments.draft, context);
+        let generated =
+            generate_with_draft(session, &tokenizer, &mut sampler, &mut lookup, &prompt, config, |step| {
+                first.get_or_insert_with(|| start.elapsed());
+                written = out.write_all(step.text.as_bytes()).and_then(|()| out.flush());
+                if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })
+            .map_err(|error| Failure::Message(error.to_string()))?;
         written?;
         writeln!(out)?;
         out.flush()?;
@@ -125,8 +136,19 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
             generated.tokens,
             per_second(generated.tokens.saturating_sub(1), (all - first).as_secs_f64()),
         );
+        if generated.drafted > 0 {
+            eprintln!("{} of {} guessed tokens were right", generated.accepted, generated.drafted);
+        }
         Ok(())
     })
+}
+
+/// A number of tokens that one pass can verify.
+fn draft(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(tokens) if tokens <= MOST_DRAFTED => Ok(tokens),
+        _ => Err(format!("0 to {MOST_DRAFTED} tokens can be guessed at a time")),
+    }
 }
 
 /// The ids of the prompt, in the model's template unless it is to be raw.

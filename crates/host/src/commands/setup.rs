@@ -53,8 +53,8 @@ pub struct Needs {
     pub context: usize,
     /// Attend only to so many positions; `None` to all.
     pub window: Option<usize>,
-    /// Whether every position's logits are wanted, or the last one's.
-    pub all_logits: bool,
+    /// Positions of a pass whose logits are wanted; `None` for all.
+    pub logits: Option<usize>,
 }
 
 /// Loads the model of `gguf` and hands a session on it to `work`.
@@ -73,7 +73,7 @@ pub fn with_session<R>(
     let config = SessionConfig {
         context: needs.context,
         batch,
-        logits: if needs.all_logits { batch } else { 1 },
+        logits: needs.logits.unwrap_or(batch).min(batch),
         overflow: needs.window.map_or(Overflow::Error, Overflow::Window),
         members: barelm::llm::pool::Team::size(&team),
     };

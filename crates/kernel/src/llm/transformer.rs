@@ -219,13 +219,12 @@ impl<'m> Session<'m> {
         }
     }
 
-    /// Forgets all positions after the first `position`; with a sliding window only 0 can be asked for.
+    /// Forgets all positions after the first `position`. With a sliding window, whose ring has overwritten older
+    /// positions, at most the last [`SessionConfig::batch`] positions can be forgotten, or all.
     pub fn truncate(&mut self, position: usize) {
         assert!(position <= self.position, "{position} of {}", self.position);
-        assert!(
-            position == 0 || self.config.overflow == Overflow::Error,
-            "older positions may be overwritten"
-        );
+        let kept = self.config.overflow == Overflow::Error || self.position - position <= self.config.batch;
+        assert!(position == 0 || kept, "positions before {position} may be overwritten");
         self.position = position;
     }
 

@@ -6,7 +6,7 @@
 //! 3. [`team`] runs the runtime's jobs on rayon's threads.
 //! 4. [`quantize`] makes a file of another type.
 //! 5. [`clock`] times the benchmark suite, [`environment`] says where it ran, [`records`] compares runs.
-//! 6. [`failure`] is how a command says what went wrong.
+//! 6. [`output_file`] is what commands write to, [`failure`] how a command says what went wrong.
 
 pub mod cli;
 #[cfg(feature = "llm-transformer")]
@@ -16,6 +16,7 @@ pub mod commands;
 pub mod environment;
 pub mod failure;
 pub mod model_file;
+pub mod output_file;
 pub mod quantize;
 #[cfg(feature = "llm-transformer")]
 pub mod records;

@@ -13,13 +13,17 @@ use crate::model_file::ModelFile;
 /// Characters of a text value that are shown.
 const SHOWN: usize = 72;
 
+/// Contexts whose memory is shown if none is asked for.
+#[cfg(feature = "llm-transformer")]
+const USUAL_CONTEXTS: [usize; 2] = [512, 2048];
+
 /// Arguments of `barelm inspect`.
 #[derive(Args, Debug)]
 pub struct Arguments {
     /// The GGUF file.
     pub model: PathBuf,
-    /// Positions to plan memory for (default: the model's own context length).
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Positions to plan memory for (default: 512, 2048 and the model's own context length).
+    #[arg(long, visible_alias = "ctx", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub context: Option<u32>,
 }
 
@@ -43,9 +47,9 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
     match Tokenizer::from_gguf(&gguf) {
         Ok(tokenizer) => writeln!(
             out,
-            "\ntokenizer: {} ids, pre-tokenizer {:?}, begin {}, end {}, adds begin: {}",
+            "\ntokenizer: {} ids, pre-tokenizer {}, begin {}, end {}, adds begin: {}",
             tokenizer.vocab_size(),
-            tokenizer.pre_tokenizer(),
+            tokenizer.pre_tokenizer().map_or("none".into(), |kind| format!("{kind:?}")),
             tokenizer.bos().map_or("none".into(), |id| id.to_string()),
             tokenizer.eos().map_or("none".into(), |id| id.to_string()),
             tokenizer.adds_bos(),
@@ -78,28 +82,50 @@ fn write_tensors(gguf: &Gguf<'_>, out: &mut dyn Write) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A line for each context: the one asked for, else some that are usual and the model's own.
 #[cfg(feature = "llm-transformer")]
 fn write_plan(gguf: &Gguf<'_>, context: Option<u32>, out: &mut dyn Write) -> Result<(), Failure> {
+    use barelm::llm::model::Shape;
     use barelm::llm::plan::{Plan, SessionConfig};
-    let config = SessionConfig {
-        context: context.map_or(0, |context| context as usize),
-        members: crate::team::default_threads(),
-        ..SessionConfig::default()
-    };
-    match Plan::from_header(gguf, &config) {
-        Ok(plan) => {
-            writeln!(out, "\nmemory to run it")?;
-            for line in plan.to_string().lines() {
-                writeln!(out, "  {line}")?;
-            }
-            match super::setup::available_memory().map(|available| plan.check(available)) {
-                Some(Ok(spare)) => writeln!(out, "  fits, {spare} bytes to spare")?,
-                Some(Err(shortfall)) => writeln!(out, "  {shortfall}")?,
-                None => {}
-            }
-        }
+    let own = match Shape::from_gguf(gguf) {
+        Ok(shape) => shape.context_length,
         // A file that cannot be run can still be looked at.
-        Err(error) => writeln!(out, "\ncannot be run: {error}")?,
+        Err(error) => return Ok(writeln!(out, "\ncannot be run: {error}")?),
+    };
+    let contexts = match context {
+        Some(context) => vec![context as usize],
+        None => USUAL_CONTEXTS.into_iter().filter(|&usual| usual < own).chain([own]).collect(),
+    };
+    let members = crate::team::default_threads();
+    let available = super::setup::available_memory();
+    writeln!(out, "\nmemory to run it on {members} threads, bytes")?;
+    writeln!(
+        out,
+        "  {:>9} {:>14} {:>15} {:>14} {:>15}",
+        "positions", "weights", "keys and values", "scratch", "total"
+    )?;
+    for context in contexts {
+        let config = SessionConfig { context, members, ..SessionConfig::default() };
+        let plan = match Plan::from_header(gguf, &config) {
+            Ok(plan) => plan,
+            Err(error) => {
+                writeln!(out, "  {context:>9} {error}")?;
+                continue;
+            }
+        };
+        let fits = match available.map(|available| plan.check(available)) {
+            None => "",
+            Some(Ok(_)) => "fits here",
+            Some(Err(_)) => "too much here",
+        };
+        writeln!(
+            out,
+            "  {context:>9} {:>14} {:>15} {:>14} {:>15}  {fits}",
+            plan.weights,
+            plan.kv,
+            plan.scratch,
+            plan.total()
+        )?;
     }
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! `barelm logits`: the logits of every position of a sequence, for comparison with other runtimes.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::PathBuf;
 
 use barelm::llm::transformer::{Logits, LogitsHash};
@@ -10,6 +9,7 @@ use clap::Args;
 use super::setup::{Needs, SessionArguments, with_session};
 use crate::failure::Failure;
 use crate::model_file::ModelFile;
+use crate::output_file::OutputFile;
 
 /// Arguments of `barelm logits`.
 #[derive(Args, Debug)]
@@ -32,31 +32,21 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
     let file = ModelFile::open(&arguments.model)?;
     let gguf = file.parse()?;
     let needs = Needs { context: arguments.ids.len(), window: None, logits: None };
-    let mut sink = match &arguments.out {
-        None => None,
-        Some(path) => {
-            let file = File::create(path).map_err(|error| Failure::because(path.display(), error))?;
-            Some((path, BufWriter::new(file)))
-        }
-    };
-    let hash = with_session(&file, &gguf, &arguments.session, needs, |session| {
-        let mut hash = LogitsHash::default();
+    let sink = arguments.out.as_deref().map(|path| OutputFile::create(path, &arguments.model)).transpose()?;
+    let (hash, sink) = with_session(&file, &gguf, &arguments.session, needs, |session| {
+        let (mut hash, mut sink) = (LogitsHash::default(), sink);
         for ids in arguments.ids.chunks(usize::from(arguments.session.batch)) {
             let logits =
                 session.forward(ids, Logits::All).map_err(|error| Failure::Message(error.to_string()))?;
             hash.update(logits);
-            if let Some((path, sink)) = &mut sink {
-                logits
-                    .iter()
-                    .try_for_each(|logit| sink.write_all(&logit.to_le_bytes()))
-                    .map_err(|error| Failure::because(path.display(), error))?;
+            if let Some(sink) = &mut sink {
+                let written = logits.iter().try_for_each(|logit| sink.write_all(&logit.to_le_bytes()));
+                written.map_err(|error| sink.failed(error))?;
             }
         }
-        Ok(hash)
+        Ok((hash, sink))
     })?;
-    if let Some((path, sink)) = &mut sink {
-        sink.flush().map_err(|error| Failure::because(path.display(), error))?;
-    }
+    sink.map_or(Ok(()), OutputFile::finish)?;
     writeln!(out, "logits hash {hash} of {} positions", arguments.ids.len())?;
     Ok(())
 }

@@ -61,8 +61,14 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
 }
 
 fn read_text(path: &Path) -> Result<String, Failure> {
-    let bytes = std::fs::read(path).map_err(|error| Failure::because(path.display(), error))?;
-    String::from_utf8(bytes).map_err(|error| Failure::because(path.display(), error))
+    let unread = |error: &dyn std::fmt::Display| {
+        Failure::Message(format!(
+            "cannot read {}: {error}; give a file of UTF-8 text or of token ids",
+            path.display()
+        ))
+    };
+    let bytes = std::fs::read(path).map_err(|error| unread(&error))?;
+    String::from_utf8(bytes).map_err(|error| unread(&error))
 }
 
 /// The ids of a file that holds nothing but numbers.

@@ -1,17 +1,17 @@
 //! `barelm quantize`: a model file of another type.
 
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{BufWriter, IsTerminal, Write};
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
+use barelm::llm::gguf::WriteError;
 use barelm::llm::quant::GgmlType;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use crate::failure::Failure;
 use crate::model_file::ModelFile;
-use crate::quantize::{Report, quantize};
+use crate::output_file::OutputFile;
+use crate::quantize::{Error, Report, quantize};
 
 /// The types that can be made, as they are written on the command line.
 const TYPES: [(&str, GgmlType); 8] = [
@@ -81,8 +81,7 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes the model of `input` in type `ty` to `output`, by way of a file beside it, so that `output` is never half a
-/// model. `progress` is told (bytes read, bytes in all).
+/// Writes the model of `input` in type `ty` to `output`, which is never half a model. `progress` is told (bytes read, bytes in all).
 pub fn convert(
     input: &Path,
     output: &Path,
@@ -92,30 +91,10 @@ pub fn convert(
 ) -> Result<Report, Failure> {
     let file = ModelFile::open(input)?;
     let gguf = file.parse()?;
-    if output.is_dir() {
-        return Err(Failure::Message(format!("{} is a directory; name the file to write", output.display())));
+    let mut out = OutputFile::create(output, input)?;
+    match quantize(&gguf, ty, pure, &mut out, progress) {
+        Ok(report) => out.finish().map(|()| report),
+        Err(Error::Write(WriteError::Sink(error))) => Err(out.failed(error)),
+        Err(error) => Err(Failure::because(input.display(), error)),
     }
-    let same =
-        fs::canonicalize(output).is_ok_and(|output| fs::canonicalize(input).is_ok_and(|i| i == output));
-    if same {
-        return Err(Failure::Message(format!("{} is the input; write to another file", output.display())));
-    }
-    let mut unfinished: OsString = output.into();
-    unfinished.push(format!(".{}.part", std::process::id()));
-    let unfinished = PathBuf::from(unfinished);
-    let written = (|| {
-        let failed = |error: &dyn std::fmt::Display| Failure::because(output.display(), error);
-        let sink = File::create(&unfinished).map_err(|error| failed(&error))?;
-        let mut sink = BufWriter::with_capacity(1 << 20, sink);
-        let report = quantize(&gguf, ty, pure, &mut sink, progress)
-            .map_err(|error| Failure::because(input.display(), error))?;
-        sink.flush().map_err(|error| failed(&error))?;
-        fs::rename(&unfinished, output).map_err(|error| failed(&error))?;
-        Ok(report)
-    })();
-    if written.is_err() {
-        // The first error is the one to tell; there may be no file to remove.
-        let _ = fs::remove_file(&unfinished);
-    }
-    written
 }

@@ -43,7 +43,7 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = draft)]
     pub draft: usize,
     /// Positions to hold, prompt and answer together (default: as many as needed, up to the model's own limit).
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, visible_alias = "ctx", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub context: Option<u32>,
     /// Let each position see only the last N, so that the text can go on without end.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]

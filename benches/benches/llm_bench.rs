@@ -1,10 +1,14 @@
-//! The suite's micro-cases under criterion: `cargo bench --bench llm_bench [FILTER]`.
+//! The suite's cases under criterion: `cargo bench --bench llm_bench [FILTER]`.
 //!
-//! The bodies are the library's, so these are the cases that run in the kernel. Every answer is checked.
+//! The bodies are the library's, so these are the cases that run in the kernel. Every answer is checked. Whole models
+//! are the smallest synthetic one, on one thread.
 
 use std::time::{Duration, Instant};
 
-use barelm::llm::benchmarks::{Case, micro};
+use barelm::llm::benchmarks::{Case, ModelSize, end_to_end, micro};
+use barelm::llm::gguf::Gguf;
+use barelm::llm::model::{LoadConfig, Model};
+use barelm::llm::pool::Solo;
 use barelm::llm::simd;
 use criterion::{BenchmarkId, Criterion, Throughput};
 
@@ -41,6 +45,15 @@ fn main() {
     micro::plain_cases(&|_| true, &mut |case| measure(&mut criterion, "any", case));
     for kernels in simd::available() {
         micro::kernel_cases(kernels, &|_| true, &mut |case| measure(&mut criterion, kernels.name, case));
+    }
+    let size = ModelSize::Tiny;
+    let file = size.build().expect("memory for 2 MB of weights");
+    let gguf = Gguf::parse(&file).expect("a synthetic file is well formed");
+    let model = Model::load(&gguf, LoadConfig::default()).expect("a synthetic model loads");
+    for kernels in simd::available() {
+        let name = format!("{}/{}", size.name(), kernels.name);
+        end_to_end::model_cases(&model, kernels, &Solo, 32, &mut |case| measure(&mut criterion, &name, case))
+            .unwrap_or_else(|reason| panic!("{name}: {reason}"));
     }
     criterion.final_summary();
 }

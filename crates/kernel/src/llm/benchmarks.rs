@@ -5,7 +5,7 @@
 //! 2. [`case`](mod@case) is a case and how it is measured; [`stats`] describes its samples.
 //! 3. [`micro`] holds the small cases.
 //! 4. [`memory`] measures bandwidth, for speeds to be held against.
-//! 5. `end_to_end` runs whole models: the caller's, and [`synthetic`] ones.
+//! 5. [`end_to_end`] runs whole models: the caller's, and [`synthetic`] ones.
 //! 6. [`targets`] are the lines results are held against; [`summary`] prints them, [`record`] stores them as JSON
 //!    lines, [`regression`] compares two runs.
 //!
@@ -14,7 +14,7 @@
 
 pub mod case;
 pub mod clock;
-mod end_to_end;
+pub mod end_to_end;
 pub mod memory;
 pub mod micro;
 pub mod record;

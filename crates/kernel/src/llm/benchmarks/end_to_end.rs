@@ -16,6 +16,7 @@ use crate::llm::gguf::Gguf;
 use crate::llm::model::{LoadConfig, Model};
 use crate::llm::plan::{Plan, SessionConfig};
 use crate::llm::pool::Team;
+use crate::llm::quant::GgmlType;
 use crate::llm::simd::{self, Kernels};
 use crate::llm::transformer::{Logits, RunError, Session, logits_hash};
 
@@ -25,6 +26,8 @@ const EMULATED_SCALAR_BYTES: u64 = 10_000_000;
 
 /// Positions decoded together in `batched_decode`.
 const BATCH: usize = 8;
+/// Positions of a prompt in one pass, at most.
+const MAX_BATCH: usize = 256;
 
 /// What a case does with the session.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,15 +63,14 @@ pub(super) fn run<C: Clock + ?Sized>(
                 let said = size.documented_parameters() / 1_000_000;
                 let note = format!("{}: {}; documents say {said} M", size.name(), counted(&model));
                 runner.results.notes.push(note);
-                of_model(runner, subject, kernels, (size.name(), "Q4_0"), &model);
+                of_model(runner, subject, kernels, size.name(), &model);
             }
             Err(reason) => runner.fail(size.name(), kernels.name, reason),
         }
     }
     if let Some((name, model)) = subject.model {
         runner.results.notes.push(format!("{name:.38}: {}", counted(model)));
-        let precision = if model.is_quantized() { "quantized" } else { "float" };
-        of_model(runner, subject, kernels, (name, precision), model);
+        of_model(runner, subject, kernels, name, model);
     }
 }
 
@@ -93,77 +95,44 @@ fn of_model<C: Clock + ?Sized>(
     runner: &mut Runner<'_, C>,
     subject: &Subject<'_>,
     kernels: &'static Kernels,
-    (name, precision): (&str, &str),
+    name: &str,
     model: &Model<'_>,
 ) {
     let config = runner.config;
-    let vocab = model.shape().vocab_size as u32;
-    let room = model.shape().context_length.saturating_sub(BATCH);
-    let prompt_tokens = config.prompt_tokens.clamp(2, room.max(2));
-    let prompt: Vec<u32> = (0..prompt_tokens as u32).map(|i| (i * 7919 + 17) % vocab).collect();
+    let setup = Setup::new(model, kernels, subject.team, config.prompt_tokens);
     let emulated = runner.clock.kind() == ClockKind::Emulated;
     if CASES.iter().any(|(_, case)| wanted(runner, case, name))
         && kernels.name != simd::scalar().name
         && (!emulated || model.weight_bytes() <= EMULATED_SCALAR_BYTES)
-        && let Err(reason) = as_scalar(model, kernels, subject.team, prompt[0])
+        && let Err(reason) = setup.as_scalar()
     {
         for (_, case) in CASES {
             runner.fail(&format!("{case}/{name}"), kernels.name, reason.clone());
         }
         return;
     }
-    let session_config = SessionConfig {
-        context: prompt_tokens + BATCH,
-        batch: prompt_tokens.clamp(BATCH, 256),
-        logits: BATCH,
-        members: subject.team.size(),
-        ..SessionConfig::default()
+    let effort = Effort {
+        warmup: config.end_to_end_warmup,
+        samples: config.end_to_end_iterations.max(3),
+        min_samples: 3,
+        limit_s: config.end_to_end_limit_s,
+        calls: Some(1),
     };
     for (kind, case) in CASES {
         if !wanted(runner, case, name) {
             continue;
         }
         let full = format!("{case}/{name}");
-        let mut memory = match Plan::new(model.shape(), model.weight_bytes(), &session_config) {
-            Ok(plan) => match zeroed(plan.session()) {
-                Ok(memory) => memory,
-                Err(reason) => {
-                    runner.fail(&full, kernels.name, reason);
-                    continue;
-                }
-            },
-            Err(error) => {
-                runner.fail(&full, kernels.name, error.to_string());
-                continue;
-            }
-        };
-        let effort = Effort {
-            warmup: config.end_to_end_warmup,
-            samples: config.end_to_end_iterations.max(3),
-            min_samples: 3,
-            limit_s: config.end_to_end_limit_s,
-            calls: Some(1),
-        };
-        let built = Session::new(model, session_config, kernels, subject.team, &mut memory)
-            .map_err(|error| error.to_string())
-            .and_then(|session| Pass::new(session, &prompt, kind).map_err(|error| error.to_string()));
-        let mut pass = match built {
-            Ok(pass) => pass,
+        let measured = setup.pass(kind, |pass| runner.attempt(&full, kernels.name, effort, pass));
+        let measurement = match measured {
+            Ok(Some(measurement)) => measurement,
+            Ok(None) => continue, // a wrong answer, and recorded as one
             Err(reason) => {
                 runner.fail(&full, kernels.name, reason);
                 continue;
             }
         };
-        let detail = match kind {
-            Kind::Prefill => format!("{precision}, prompt {prompt_tokens} in one batch, first token picked"),
-            Kind::Decode => format!("{precision}, 1 token behind {prompt_tokens}"),
-            Kind::Batched => {
-                format!(
-                    "{precision}, {BATCH} positions of one sequence a pass, behind {prompt_tokens}, all logits"
-                )
-            }
-        };
-        let Some(measurement) = runner.attempt(&full, kernels.name, effort, &mut pass) else { continue };
+        let detail = setup.detail(kind);
         let per_prompt = measurement.restated(1.0);
         if config.wants(&full) {
             runner.keep(full, "token", kernels.name, detail.clone(), measurement);
@@ -175,26 +144,103 @@ fn of_model<C: Clock + ?Sized>(
     }
 }
 
-/// Whether `kernels` give the logits of the scalar table for one token; if not, why.
-fn as_scalar(
+/// Builds the cases of `model` one after the other and shows them to `visit`; an error says why one cannot be built.
+pub fn model_cases(
     model: &Model<'_>,
     kernels: &'static Kernels,
     team: &dyn Team,
-    token: u32,
+    prompt_tokens: usize,
+    visit: &mut dyn FnMut(&mut dyn Case),
 ) -> Result<(), String> {
-    let config =
-        SessionConfig { context: 1, batch: 1, logits: 1, members: team.size(), ..SessionConfig::default() };
-    let plan = Plan::new(model.shape(), model.weight_bytes(), &config).map_err(|error| error.to_string())?;
-    let mut memory = zeroed(plan.session())?;
-    let mut hash = |kernels| {
-        let session = Session::new(model, config, kernels, team, &mut memory);
-        let mut session = session.map_err(|error| error.to_string())?;
-        let logits = session.forward(&[token], Logits::Last).map_err(|error| error.to_string())?;
-        Ok::<_, String>(logits_hash(logits).value())
-    };
-    let same = hash(kernels)? == hash(simd::scalar())?;
-    WrongAnswer::check("logits equal those of the scalar kernels", 1.0, f64::from(u8::from(same)), 0.0)
-        .map_err(|wrong| wrong.to_string())
+    let setup = Setup::new(model, kernels, team, prompt_tokens);
+    setup.as_scalar()?;
+    CASES.iter().try_for_each(|&(kind, _)| setup.pass(kind, |pass| visit(pass)))
+}
+
+/// The type of most of the layers' bytes.
+fn precision(model: &Model<'_>) -> &'static str {
+    let matrices = || model.layers.iter().flat_map(|l| [&l.wq, &l.wk, &l.wv, &l.wo, &l.gate, &l.up, &l.down]);
+    let bytes =
+        |ty| matrices().filter(|matrix| matrix.ty == ty).map(|matrix| matrix.data().len()).sum::<usize>();
+    GgmlType::ALL.into_iter().max_by_key(|&ty| bytes(ty)).map_or("none", GgmlType::name)
+}
+
+/// What the cases of a model have in common.
+struct Setup<'s, 'm> {
+    model: &'s Model<'m>,
+    kernels: &'static Kernels,
+    team: &'s dyn Team,
+    prompt: Vec<u32>,
+    config: SessionConfig,
+}
+
+impl<'s, 'm> Setup<'s, 'm> {
+    fn new(
+        model: &'s Model<'m>,
+        kernels: &'static Kernels,
+        team: &'s dyn Team,
+        prompt_tokens: usize,
+    ) -> Self {
+        let vocab = model.shape().vocab_size as u32;
+        let room = model.shape().context_length.saturating_sub(BATCH);
+        let prompt_tokens = prompt_tokens.clamp(2, room.max(2));
+        let prompt = (0..prompt_tokens as u32).map(|i| (i * 7919 + 17) % vocab).collect();
+        let config = SessionConfig {
+            context: prompt_tokens + BATCH,
+            batch: prompt_tokens.clamp(BATCH, MAX_BATCH),
+            logits: BATCH,
+            members: team.size(),
+            ..SessionConfig::default()
+        };
+        Self { model, kernels, team, prompt, config }
+    }
+
+    /// What the case's name does not say.
+    fn detail(&self, kind: Kind) -> String {
+        let (precision, prompt) = (precision(self.model), self.prompt.len());
+        match kind {
+            Kind::Prefill => {
+                format!(
+                    "{precision}, prompt {prompt} in batches of {}, first token picked",
+                    self.config.batch
+                )
+            }
+            Kind::Decode => format!("{precision}, 1 token behind {prompt}"),
+            Kind::Batched => {
+                format!("{precision}, {BATCH} positions of one sequence a pass, behind {prompt}, all logits")
+            }
+        }
+    }
+
+    /// Hands `visit` a session ready for `kind`.
+    fn pass<R>(&self, kind: Kind, visit: impl FnOnce(&mut Pass<'_>) -> R) -> Result<R, String> {
+        let mut memory = self.memory(&self.config)?;
+        let session = Session::new(self.model, self.config, self.kernels, self.team, &mut memory)
+            .map_err(|error| error.to_string())?;
+        let mut pass = Pass::new(session, &self.prompt, kind).map_err(|error| error.to_string())?;
+        Ok(visit(&mut pass))
+    }
+
+    fn memory(&self, config: &SessionConfig) -> Result<Vec<u8>, String> {
+        let plan = Plan::new(self.model.shape(), self.model.weight_bytes(), config);
+        zeroed(plan.map_err(|error| error.to_string())?.session())
+    }
+
+    /// Whether the kernels give the logits of the scalar table for one token; if not, why.
+    fn as_scalar(&self) -> Result<(), String> {
+        let config = SessionConfig { context: 1, batch: 1, logits: 1, ..self.config };
+        let mut memory = self.memory(&config)?;
+        let mut hash = |kernels| {
+            let session = Session::new(self.model, config, kernels, self.team, &mut memory);
+            let mut session = session.map_err(|error| error.to_string())?;
+            let logits =
+                session.forward(&self.prompt[..1], Logits::Last).map_err(|error| error.to_string())?;
+            Ok::<_, String>(logits_hash(logits).value())
+        };
+        let same = hash(self.kernels)? == hash(simd::scalar())?;
+        WrongAnswer::check("logits equal those of the scalar kernels", 1.0, f64::from(u8::from(same)), 0.0)
+            .map_err(|wrong| wrong.to_string())
+    }
 }
 
 /// `bytes` zero bytes, or why not.

@@ -81,7 +81,7 @@ pub fn run(machine: &Machine, _heap: usize) -> Result<(), String> {
             Shell { options, loaded, kernels, team, clock, speaker, machine }.run()?;
         }
     }
-    if passed { Ok(()) } else { Err("the benchmark suite failed: see its summary".to_string()) }
+    if passed { Ok(()) } else { Err("a benchmark case failed: see the summary".to_string()) }
 }
 
 /// The machine in words.

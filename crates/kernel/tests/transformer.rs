@@ -8,9 +8,10 @@ use barelm::llm::kv_cache::Overflow;
 use barelm::llm::model::{LoadConfig, Model, ModelError, TensorName};
 use barelm::llm::plan::{Plan, PlanError, SessionConfig};
 use barelm::llm::pool::{Barrier, Member, Solo, Team};
+use barelm::llm::quant::GgmlType;
 use barelm::llm::simd;
 use barelm::llm::transformer::{Logits, RunError, Session};
-use support::{SMALL, Sizes, TestModel};
+use support::{Inputs, SMALL, Sizes, TestModel};
 
 /// Threads that yield while they wait.
 struct Threads(usize);
@@ -71,9 +72,64 @@ fn logits_agree_with_an_f64_transformer() {
     for sizes in [SMALL, Sizes { tied: true, rope_factors: false, heads: 3, kv_heads: 1, ..SMALL }] {
         let model = TestModel::random(sizes, 11);
         let ids = ids(150); // past two blocks of 64
-        let difference =
-            distance(&run(&model.file(), config(256), &Solo, &ids, 150), &model.reference(&ids, 1000));
+        let difference = distance(
+            &run(&model.file(), config(256), &Solo, &ids, 150),
+            &model.reference(&ids, 1000, Inputs::Rounded),
+        );
         assert!(difference < BOUND, "{difference:e}");
+    }
+}
+
+/// Rows of whole blocks of 256.
+const WIDE: Sizes = Sizes { dim: 256, heads: 8, head_dim: 32, ffn: 512, ..SMALL };
+
+/// As large Llama files are quantized: two types of blocks, and some matrices of neither.
+fn mixed(name: &str) -> GgmlType {
+    match name {
+        name if name.contains("attn_v") || name.contains("ffn_down") => GgmlType::Q6_K,
+        name if name.contains("attn_k") => GgmlType::F16,
+        name if name.contains("ffn_up") => GgmlType::Q5_1,
+        "token_embd.weight" => GgmlType::BF16,
+        "output.weight" => GgmlType::Q8_0,
+        _ => GgmlType::Q4_K,
+    }
+}
+
+/// Where no rounding falls on the other side (see `BOUND`; here inputs are rounded to int8 besides, in steps of 1/127 of
+/// the largest in a block), f32 and f64 differ by f32's own rounding only.
+const ROUNDING: f64 = 1e-5;
+
+#[test]
+fn every_type_agrees_with_an_f64_transformer_on_what_its_blocks_mean() {
+    let one_of_each = GgmlType::ALL.map(|ty| (ty.name(), TestModel::random(WIDE, 31).with_types(|_| ty)));
+    let models = one_of_each.into_iter().chain([("mixed", TestModel::random(WIDE, 37).with_types(mixed))]);
+    for (name, model) in models {
+        let file = model.file();
+        // Short sequences, because one rounding that goes the other way changes all that comes after it.
+        let mut distances: Vec<_> = ids(90) // 30 sequences
+            .chunks(3)
+            .map(|ids| {
+                let ours = run(&file, config(3), &Solo, ids, 3);
+                let to = |inputs| distance(&ours, &model.reference(ids, 1000, inputs));
+                (to(Inputs::Rounded), to(Inputs::Exact))
+            })
+            .collect();
+        distances.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let agreeing = distances.iter().filter(|(rounded, _)| *rounded < ROUNDING).count();
+        let worst = distances[distances.len() - 1].0;
+        let exact = distances.iter().fold(0.0f64, |most, (_, exact)| most.max(*exact));
+        println!("{name:<5} {agreeing} of 30 agree, worst {worst:.1e}, {exact:.1e} without rounded inputs");
+        match name {
+            // No int8 inputs: what is left are the roundings of keys and values.
+            "F32" | "F16" | "BF16" => {
+                assert!(worst < BOUND && agreeing >= 10, "{name}: {worst:e}, {agreeing}")
+            }
+            _ => {
+                assert!(agreeing >= 20, "{name}: {agreeing} of 30 sequences agree");
+                // An input is off by at most 1/254 of its block's largest; 14 products add up to a few per cent.
+                assert!(exact < 0.1, "{name}: {exact:e} without rounded inputs");
+            }
+        }
     }
 }
 
@@ -84,11 +140,11 @@ fn a_sliding_window_sees_the_last_positions_only() {
     let overflow = Overflow::Window(50);
     for step in [1, 7, 32] {
         let ours = run(&model.file(), SessionConfig { overflow, ..config(32) }, &Solo, &ids, step);
-        let difference = distance(&ours, &model.reference(&ids, 50));
+        let difference = distance(&ours, &model.reference(&ids, 50, Inputs::Rounded));
         assert!(difference < BOUND, "step {step}: {difference:e}");
         for other in [49, 51, 1000] {
             assert!(
-                distance(&ours, &model.reference(&ids, other)) > 8.0 * BOUND,
+                distance(&ours, &model.reference(&ids, other, Inputs::Rounded)) > 8.0 * BOUND,
                 "a window of {other} shows"
             );
         }

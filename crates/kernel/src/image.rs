@@ -5,10 +5,11 @@
 //! 2. `run` is the list of steps.
 //! 3. `model` finds and loads the model, `suite` runs the benchmarks, `hash` fingerprints the arithmetic,
 //!    `generation` lets the model answer, `shell` asks for more.
-//! 4. `keys` is what is typed there, [`line`](mod@line) edits it; [`cpu`] names the processor; `fault` breaks things on request.
+//! 4. `keys` is what is typed there, [`line`](mod@line) edits it, [`command`] understands it; [`cpu`] names the processor; `fault` breaks things on request.
 //!
-//! What needs no machine ([`options`], [`line`](mod@line), [`cpu`]) is compiled on hosts too, for its tests.
+//! What needs no machine ([`options`], [`line`](mod@line), [`command`], [`cpu`]) is compiled on hosts too, for its tests.
 
+pub mod command;
 pub mod cpu;
 pub mod line;
 pub mod options;

@@ -13,7 +13,7 @@ use crate::boot::clock::seconds_since;
 use crate::boot::{Step, begin, heap_free};
 use crate::console;
 use crate::console_line as line;
-use crate::llm::benchmarks::Clock;
+use crate::llm::benchmarks::{Clock, ClockKind};
 use crate::llm::chat::{ChatError, ChatTemplate, Role};
 use crate::llm::generate::{GenerateConfig, generate};
 use crate::llm::plan::{Plan, SessionConfig, Shortfall};
@@ -187,11 +187,13 @@ impl Speaker<'_> {
             let ids: Vec<String> = ids[..generated.tokens].iter().map(u32::to_string).collect();
             line!("generated ids: {}", ids.join(","));
         }
+        let emulated = match self.clock.kind() {
+            ClockKind::Emulated => " (emulated: no speed of any machine)",
+            ClockKind::Wall => "",
+        };
+        line!("generated: {} tokens, {}", generated.tokens, generated.finish);
         line!(
-            "{} tokens ({}); all speeds are an emulator's: prompt of {} tokens {:.2} tok/s, time to first token \
-             {first_s:.2} s, then {:.2} tok/s",
-            generated.tokens,
-            generated.finish,
+            "speed: prompt of {} tokens {:.2} tok/s, first token after {first_s:.2} s, then {:.2} tok/s{emulated}",
             prompt.len(),
             prompt.len() as f64 / first_s,
             (generated.tokens - 1) as f64 / (all_s - first_s).max(1e-9),

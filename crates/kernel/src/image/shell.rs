@@ -3,6 +3,7 @@
 use alloc::string::{String, ToString};
 use core::fmt::{self, Write};
 
+use super::command::{Command, HELP};
 use super::generation::{self, Request, Speaker};
 use super::line::{Event, LineEditor};
 use super::model::Loaded;
@@ -15,13 +16,6 @@ use crate::llm::benchmarks::Clock;
 use crate::llm::pool::Team;
 use crate::llm::simd::{ARITHMETIC_VERSION, Kernels};
 use crate::llm::transformer::Session;
-
-const HELP: &str = "  TEXT             the model answers (so does: run TEXT)
-  bench [CASE]     the benchmark suite, or the cases with CASE in their name
-  hash             the logits hash of a fixed prompt, in four splits
-  info             machine, model and memory
-  exit             power off
-Ctrl-C ends an answer, Ctrl-U erases the line, arrows bring back earlier lines.";
 
 /// What the shell works with.
 pub struct Shell<'s> {
@@ -39,37 +33,6 @@ pub struct Shell<'s> {
     pub speaker: &'s Speaker<'s>,
     /// The machine in words.
     pub machine: &'s str,
-}
-
-/// A command as typed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Command<'l> {
-    Nothing,
-    Help,
-    Run(&'l str),
-    Bench(Option<&'l str>),
-    Info,
-    Hash,
-    Exit,
-}
-
-impl<'l> Command<'l> {
-    fn parse(line: &'l str) -> Self {
-        let line = line.trim();
-        let (word, rest) = line.split_once(' ').map_or((line, ""), |(word, rest)| (word, rest.trim()));
-        match (word, rest) {
-            ("", _) => Self::Nothing,
-            ("help", "") => Self::Help,
-            ("info", "") => Self::Info,
-            ("hash", "") => Self::Hash,
-            ("exit", "") => Self::Exit,
-            ("bench", "") => Self::Bench(None),
-            // A case's name has no blank; anything longer is said to the model.
-            ("bench", case) if !case.contains(' ') => Self::Bench(Some(case)),
-            ("run", text) if !text.is_empty() => Self::Run(text),
-            _ => Self::Run(line),
-        }
-    }
 }
 
 impl Shell<'_> {

@@ -40,6 +40,8 @@ fn ids(count: usize) -> Vec<u32> {
 fn run(file: &[u8], config: SessionConfig, team: &dyn Team, ids: &[u32], step: usize) -> Vec<f32> {
     let gguf = Gguf::parse(file).unwrap();
     let model = Model::load(&gguf, LoadConfig::default()).unwrap();
+    let mut copy = vec![0; model.packed_bytes(simd::best()) as usize];
+    let model = model.packed(simd::best(), &mut copy).unwrap();
     let config = SessionConfig { members: team.size(), ..config };
     let mut memory = vec![0; Plan::from_header(&gguf, &config).unwrap().session() as usize];
     let mut session = Session::new(&model, config, simd::best(), team, &mut memory).unwrap();
@@ -162,6 +164,37 @@ fn batches_and_teams_do_not_change_a_bit() {
             bits(run(&file, config(batch), &Threads(members), &ids, batch)) == whole,
             "{members} by {batch}"
         );
+    }
+}
+
+#[test]
+fn a_packed_model_gives_the_same_bits_on_planned_memory() {
+    for tied in [false, true] {
+        let file = TestModel::random(Sizes { tied, ..SMALL }, 29).file();
+        let gguf = Gguf::parse(&file).unwrap();
+        let model = Model::load(&gguf, LoadConfig::default()).unwrap();
+        let plan = Plan::from_header(&gguf, &config(16)).unwrap();
+        let mut memory = vec![0; plan.session() as usize];
+        let mut bits = |model: &Model<'_>, kernels| {
+            let mut session = Session::new(model, config(16), kernels, &Solo, &mut memory)?;
+            let logits = session.forward(&ids(16), Logits::All).unwrap();
+            Ok::<_, PlanError>(logits.iter().map(|logit| logit.to_bits()).collect::<Vec<_>>())
+        };
+        let expected = bits(&model, simd::scalar()).unwrap();
+        for kernels in simd::available() {
+            assert!(bits(&model, kernels).unwrap() == expected, "{} on the file's layout", kernels.name);
+            let size = plan.packed_for(kernels, &gguf).packed;
+            assert_eq!(size, model.packed_bytes(kernels));
+            assert_eq!(size > 0, kernels.packed_rows().is_some());
+            let mut copy = vec![0; size as usize];
+            let packed = model.packed(kernels, &mut copy).unwrap();
+            assert!(bits(&packed, kernels).unwrap() == expected, "{} packed", kernels.name);
+            if size > 0 {
+                assert!(matches!(bits(&packed, simd::scalar()), Err(PlanError::BadConfig(_))));
+                let short = model.packed(kernels, &mut copy[1..]).err().unwrap();
+                assert_eq!(short.missing(), 1);
+            }
+        }
     }
 }
 

@@ -87,6 +87,7 @@ fn write_tensors(gguf: &Gguf<'_>, out: &mut dyn Write) -> Result<(), Failure> {
 fn write_plan(gguf: &Gguf<'_>, context: Option<u32>, out: &mut dyn Write) -> Result<(), Failure> {
     use barelm::llm::model::Shape;
     use barelm::llm::plan::{Plan, SessionConfig};
+    use barelm::llm::simd;
     let own = match Shape::from_gguf(gguf) {
         Ok(shape) => shape.context_length,
         // A file that cannot be run can still be looked at.
@@ -101,13 +102,13 @@ fn write_plan(gguf: &Gguf<'_>, context: Option<u32>, out: &mut dyn Write) -> Res
     writeln!(out, "\nmemory to run it on {members} threads, bytes")?;
     writeln!(
         out,
-        "  {:>9} {:>14} {:>15} {:>14} {:>15}",
-        "positions", "weights", "keys and values", "scratch", "total"
+        "  {:>9} {:>14} {:>14} {:>15} {:>14} {:>15}",
+        "positions", "weights", "packed", "keys and values", "scratch", "total"
     )?;
     for context in contexts {
         let config = SessionConfig { context, members, ..SessionConfig::default() };
         let plan = match Plan::from_header(gguf, &config) {
-            Ok(plan) => plan,
+            Ok(plan) => plan.packed_for(simd::best(), gguf),
             Err(error) => {
                 writeln!(out, "  {context:>9} {error}")?;
                 continue;
@@ -120,8 +121,9 @@ fn write_plan(gguf: &Gguf<'_>, context: Option<u32>, out: &mut dyn Write) -> Res
         };
         writeln!(
             out,
-            "  {context:>9} {:>14} {:>15} {:>14} {:>15}  {fits}",
+            "  {context:>9} {:>14} {:>14} {:>15} {:>14} {:>15}  {fits}",
             plan.weights,
+            plan.packed,
             plan.kv,
             plan.scratch,
             plan.total()

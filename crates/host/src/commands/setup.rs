@@ -77,10 +77,12 @@ pub fn with_session<R>(
         overflow: needs.window.map_or(Overflow::Error, Overflow::Window),
         members: barelm::llm::pool::Team::size(&team),
     };
-    let plan = Plan::from_header(gguf, &config).map_err(|error| refused(&error))?;
+    let plan = Plan::from_header(gguf, &config).map_err(|error| refused(&error))?.packed_for(kernels, gguf);
     if let Some(available) = available_memory() {
         plan.check(available).map_err(|error| Failure::because("not enough memory", error))?;
     }
+    let mut copy = allocate(plan.packed)?;
+    let model = model.packed(kernels, &mut copy).map_err(|error| refused(&error))?;
     let mut memory = allocate(plan.session())?;
     let mut session =
         Session::new(&model, config, kernels, &team, &mut memory).map_err(|error| refused(&error))?;

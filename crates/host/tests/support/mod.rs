@@ -47,6 +47,8 @@ pub fn on_session<R>(
     let team = ThreadTeam::try_new(threads).expect("threads start");
     let config = SessionConfig { context, batch, logits, members: team.size(), ..SessionConfig::default() };
     let plan = Plan::from_header(gguf, &config).expect("the plan fits");
+    let mut copy = vec![0; usize::try_from(model.packed_bytes(kernels)).expect("the weights fit in memory")];
+    let model = model.packed(kernels, &mut copy).expect("the memory suffices");
     let mut memory = vec![0; usize::try_from(plan.session()).expect("a session fits in memory")];
     let mut session =
         Session::new(&model, config, kernels, &team, &mut memory).expect("planned memory is enough");

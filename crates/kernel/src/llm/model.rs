@@ -5,9 +5,12 @@
 use alloc::vec::Vec;
 use core::fmt;
 
+use super::arena::Arena;
 use super::gguf::{Gguf, GgufError, TensorInfo};
 use super::kv_cache::MAX_HEAD_DIM;
+use super::plan::Shortfall;
 use super::quant::{self, GgmlType};
+use super::simd::Kernels;
 use super::tensor::Matrix;
 
 /// A tensor of the architecture, by its role.
@@ -274,6 +277,20 @@ pub struct Layer<'a> {
     pub down: Matrix<'a>,
 }
 
+impl<'a> Layer<'a> {
+    fn matrices(&self) -> [&Matrix<'a>; 7] {
+        [&self.wq, &self.wk, &self.wv, &self.wo, &self.gate, &self.up, &self.down]
+    }
+}
+
+/// Memory for packed matrices of these sizes: each starts on a 64-byte boundary, the first somewhere in the memory.
+pub(crate) fn packed_bytes(sizes: impl Iterator<Item = u64>) -> u64 {
+    const ALIGNMENT: u64 = 64;
+    sizes.fold(ALIGNMENT, |sum, size| {
+        sum.saturating_add(size.saturating_add(ALIGNMENT - 1) & !(ALIGNMENT - 1))
+    })
+}
+
 /// Shape and weights, read-only; any number of sessions may share one.
 pub struct Model<'a> {
     shape: Shape,
@@ -350,6 +367,66 @@ impl<'a> Model<'a> {
         })
     }
 
+    /// Bytes of memory that [`Self::packed`] asks for: every matrix of a product once, none if `kernels` work on the
+    /// file's layout.
+    pub fn packed_bytes(&self, kernels: &Kernels) -> u64 {
+        if kernels.packed_rows().is_none() {
+            return 0;
+        }
+        let matrices = self.layers.iter().flat_map(Layer::matrices).chain([&self.head]);
+        packed_bytes(matrices.map(|matrix| matrix.data().len() as u64))
+    }
+
+    /// The same model with its matrices in the layout of `kernels`, written to `memory` of
+    /// [`Self::packed_bytes`] bytes; embedding rows are still read from the file.
+    ///
+    /// If `kernels` work on the file's layout, nothing is copied but norms, and `memory` may be empty.
+    ///
+    /// # Errors
+    /// By how much `memory` is too small.
+    pub fn packed<'b>(&self, kernels: &Kernels, memory: &'b mut [u8]) -> Result<Model<'b>, Shortfall>
+    where
+        'a: 'b,
+    {
+        let (needed, available) = (self.packed_bytes(kernels), memory.len() as u64);
+        if available < needed {
+            return Err(Shortfall { needed, available });
+        }
+        let mut arena = Arena::new(memory);
+        let mut pack = |matrix: &Matrix<'a>| -> Matrix<'b> {
+            if kernels.packed_rows().is_none() {
+                return *matrix;
+            }
+            let out = arena.take::<u8>(matrix.data().len()).expect("the sizes were just added up");
+            matrix.packed(kernels, out)
+        };
+        let layers = self.layers.iter().map(|layer| Layer {
+            attn_norm: layer.attn_norm.clone(),
+            wq: pack(&layer.wq),
+            wk: pack(&layer.wk),
+            wv: pack(&layer.wv),
+            wo: pack(&layer.wo),
+            ffn_norm: layer.ffn_norm.clone(),
+            gate: pack(&layer.gate),
+            up: pack(&layer.up),
+            down: pack(&layer.down),
+        });
+        Ok(Model {
+            shape: self.shape,
+            embedding: self.embedding,
+            layers: layers.collect(),
+            head: pack(&self.head),
+            output_norm: self.output_norm.clone(),
+            rope_frequencies: self.rope_frequencies.clone(),
+            ..*self
+        })
+    }
+
+    /// Rows that are interleaved in its matrices; 1 is the file's layout.
+    pub fn packed_rows(&self) -> usize {
+        self.head.group()
+    }
+
     /// The sizes.
     pub fn shape(&self) -> &Shape {
         &self.shape
@@ -377,12 +454,8 @@ impl<'a> Model<'a> {
 
     /// Weight bytes that one pass with logits reads: every matrix once. Embedding rows, one a token, come on top.
     pub fn pass_bytes(&self) -> u64 {
-        let layers: usize = self
-            .layers
-            .iter()
-            .flat_map(|l| [&l.wq, &l.wk, &l.wv, &l.wo, &l.gate, &l.up, &l.down])
-            .map(|matrix| matrix.data().len())
-            .sum();
+        let layers: usize =
+            self.layers.iter().flat_map(Layer::matrices).map(|matrix| matrix.data().len()).sum();
         (layers + self.head.data().len()) as u64
     }
 }

@@ -6,7 +6,8 @@ use core::fmt;
 
 use super::gguf::Gguf;
 use super::kv_cache::{BLOCK, KvShape, Overflow};
-use super::model::{ModelError, Shape};
+use super::model::{ModelError, Shape, packed_bytes};
+use super::simd::Kernels;
 use super::tensor::ROW_TILE;
 
 /// What a session is built for.
@@ -194,6 +195,8 @@ impl SessionLayout {
 pub struct Plan {
     /// The weights, in the file's own form.
     pub weights: u64,
+    /// The matrices once more in the layout of a table of kernels; 0 for one that works on the file's.
+    pub packed: u64,
     /// Keys and values of all positions.
     pub kv: u64,
     /// Everything else that a pass writes to.
@@ -218,7 +221,21 @@ impl Plan {
         let layout = SessionLayout::new(shape, config)?;
         let kv = layout.kv_bytes().ok_or(PlanError::Overflow)?;
         let scratch = layout.scratch_bytes(config.members).ok_or(PlanError::Overflow)?;
-        Ok(Plan { weights, kv, scratch, context: layout.context })
+        Ok(Plan { weights, packed: 0, kv, scratch, context: layout.context })
+    }
+
+    /// The same plan for a model that is [packed](super::model::Model::packed) for `kernels`, of `gguf`'s header.
+    pub fn packed_for(self, kernels: &Kernels, gguf: &Gguf<'_>) -> Self {
+        if kernels.packed_rows().is_none() {
+            return Plan { packed: 0, ..self };
+        }
+        // All matrices are multiplied with, except embeddings where the head is another one.
+        let untied = gguf.tensor("output.weight").is_some();
+        let sizes = gguf
+            .tensors()
+            .filter(|tensor| tensor.n_dims > 1 && !(untied && tensor.name == "token_embd.weight"))
+            .map(|tensor| tensor.size_bytes);
+        Plan { packed: packed_bytes(sizes), ..self }
     }
 
     /// Bytes of the memory a [`Session`](super::transformer::Session) asks for: keys, values and scratch.
@@ -228,7 +245,7 @@ impl Plan {
 
     /// All bytes.
     pub fn total(&self) -> u64 {
-        self.weights.saturating_add(self.session())
+        self.weights.saturating_add(self.packed).saturating_add(self.session())
     }
 
     /// Bytes to spare out of `available`, or by how much it is short.
@@ -241,6 +258,9 @@ impl Plan {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "weights {:>14} bytes", self.weights)?;
+        if self.packed > 0 {
+            writeln!(f, "packed  {:>14} bytes", self.packed)?;
+        }
         writeln!(f, "kv      {:>14} bytes for {} positions", self.kv, self.context)?;
         writeln!(f, "scratch {:>14} bytes", self.scratch)?;
         write!(f, "total   {:>14} bytes", self.total())

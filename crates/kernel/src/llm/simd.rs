@@ -2,7 +2,7 @@
 //!
 //! - `scalar` defines every operation: plain, safe and slow; always built.
 //! - `lanes` and `product` repeat it in vector registers of any kind (feature `simd`), `table` compiles them for one
-//!   instruction set, and `avx2` and `neon` are such sets, chosen at run time.
+//!   instruction set, and `avx2`, `avx512` and `neon` are such sets, chosen at run time. Some want weights `packed`.
 //! - [`self_test()`] compares every table with the scalar one on a small input, for a kernel that has just booted.
 //!
 //! A [`Kernels`] can only be had for a CPU that has its instructions, so its methods are safe; they check every
@@ -13,10 +13,14 @@ use crate::llm::quant::GgmlType;
 
 #[cfg(all(feature = "simd", target_arch = "x86_64"))]
 mod avx2;
+#[cfg(all(feature = "simd", target_arch = "x86_64"))]
+mod avx512;
 #[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
 mod lanes;
 #[cfg(all(feature = "simd", target_arch = "aarch64"))]
 mod neon;
+#[cfg(all(feature = "simd", target_arch = "x86_64"))]
+mod packed;
 #[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
 mod product;
 mod scalar;
@@ -55,14 +59,26 @@ pub struct Activations<'a> {
     pub blocks: ActivationBlocks<'a>,
 }
 
+/// Type of weights, their bytes, rows, activations, and products.
+type Matmul = unsafe fn(GgmlType, &[u8], usize, &Activations<'_>, &mut [f32]);
+
+/// A layout of weights of a table's own, and the product that wants it.
+#[derive(Clone, Copy)]
+struct Packing {
+    rows: usize,
+    pack: fn(GgmlType, usize, &[u8], &mut [u8]),
+    matmul: Matmul,
+}
+
 /// The kernels of one instruction set.
 ///
 /// All tables give the same bits. Fields are private: a table can only be had from this module, which checks that
 /// the CPU has what its functions were compiled with.
 pub struct Kernels {
-    /// `scalar`, `avx2` or `neon`.
+    /// `scalar`, `avx2`, `avx512` or `neon`.
     pub name: &'static str,
-    matmul: unsafe fn(GgmlType, &[u8], usize, &Activations<'_>, &mut [f32]),
+    matmul: Matmul,
+    packing: Option<Packing>,
     quantize_activations: unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i16]),
     dequantize: unsafe fn(GgmlType, &[u8], &mut [f32]),
     dot: unsafe fn(&[f32], &[f32]) -> f32,
@@ -92,12 +108,12 @@ pub fn scalar() -> &'static Kernels {
 
 /// Every table this CPU can run, the scalar one first and the fastest last.
 pub fn available() -> impl Iterator<Item = &'static Kernels> {
-    core::iter::once(scalar()).chain(vector())
+    core::iter::once(scalar()).chain(vector().into_iter().flatten())
 }
 
 /// The fastest table this CPU can run.
 pub fn best() -> &'static Kernels {
-    vector().unwrap_or(scalar())
+    vector().into_iter().flatten().last().unwrap_or(scalar())
 }
 
 /// The table of that name, if this build has it and this CPU can run it.
@@ -105,17 +121,15 @@ pub fn by_name(name: &str) -> Option<&'static Kernels> {
     available().find(|kernels| kernels.name == name)
 }
 
-/// The best vector table of this build that this CPU can run.
-fn vector() -> Option<&'static Kernels> {
+/// The vector tables of this build that this CPU can run, the fastest last.
+fn vector() -> [Option<&'static Kernels>; 2] {
     // Every AArch64 core that runs code compiled for these targets has NEON.
     #[cfg(all(feature = "simd", target_arch = "aarch64"))]
-    return Some(&neon::TABLE);
+    return [Some(&neon::TABLE), None];
     #[cfg(all(feature = "simd", target_arch = "x86_64"))]
-    if avx2::detected() {
-        return Some(&avx2::TABLE);
-    }
-    #[cfg(not(all(feature = "simd", target_arch = "aarch64")))]
-    None
+    return [avx2::detected().then_some(&avx2::TABLE), avx512::detected().then_some(&avx512::TABLE)];
+    #[cfg(not(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64"))))]
+    [None, None]
 }
 
 // Every call through the table below is sound for two reasons: lengths are asserted first, and a `&'static Kernels`
@@ -126,19 +140,43 @@ impl Kernels {
     /// `weights` is `rows` rows in the file's layout. Positions are looped inside, so give a few rows (64 or less)
     /// at a time and they stay in the first cache; the split does not change a bit of the answer.
     pub fn matmul(&self, ty: GgmlType, weights: &[u8], rows: usize, x: &Activations<'_>, out: &mut [f32]) {
-        let row_bytes = ty.row_bytes(x.k).expect("k is a multiple of the type's block length");
-        assert_eq!(weights.len(), rows * row_bytes, "{rows} rows of {row_bytes} bytes");
-        assert_eq!(out.len(), rows * x.positions, "{rows} rows times {} positions", x.positions);
-        let elements = x.positions * x.k;
-        if ty.is_quantized() {
-            assert_eq!(x.blocks.q.len(), elements, "quantized activations");
-            assert_eq!(x.blocks.scale.len(), elements / 32, "activation scales");
-            assert_eq!(x.blocks.sum16.len(), elements / 16, "activation sums");
-        } else {
-            assert_eq!(x.values.len(), elements, "activation values");
-        }
+        check_product(ty, weights, rows, x, out);
         // SAFETY: the CPU has this table's instructions; all sizes were just asserted.
         unsafe { (self.matmul)(ty, weights, rows, x, out) }
+    }
+
+    /// How many rows this table's own layout interleaves; `None` if it only works on the file's.
+    pub fn packed_rows(&self) -> Option<usize> {
+        self.packing.as_ref().map(|packing| packing.rows)
+    }
+
+    /// Writes the rows `weights` of `k` elements to `out`, of the same size, in this table's own layout.
+    ///
+    /// Whole groups of [`Self::packed_rows`] are interleaved; the rows that are left keep the file's layout, as do all
+    /// of them if the table has none of its own.
+    pub fn pack(&self, ty: GgmlType, k: usize, weights: &[u8], out: &mut [u8]) {
+        let row_bytes = ty.row_bytes(k).expect("k is a multiple of the type's block length");
+        assert_eq!(weights.len() % row_bytes, 0, "whole rows of {row_bytes} bytes");
+        assert_eq!(weights.len(), out.len());
+        match &self.packing {
+            Some(packing) => (packing.pack)(ty, row_bytes, weights, out),
+            None => out.copy_from_slice(weights),
+        }
+    }
+
+    /// [`Self::matmul`] with the bits of `weights` in this table's own layout, from a row that starts a group.
+    pub fn matmul_packed(
+        &self,
+        ty: GgmlType,
+        weights: &[u8],
+        rows: usize,
+        x: &Activations<'_>,
+        out: &mut [f32],
+    ) {
+        check_product(ty, weights, rows, x, out);
+        let matmul = self.packing.as_ref().map_or(self.matmul, |packing| packing.matmul);
+        // SAFETY: the CPU has this table's instructions; all sizes were just asserted.
+        unsafe { matmul(ty, weights, rows, x, out) }
     }
 
     /// Quantizes to 8 bits by blocks of 32: `d = amax / 127`, `q = round-ties-even(x * (1 / d))`.
@@ -245,5 +283,20 @@ impl Kernels {
         assert_eq!(o.len(), o2.len());
         // SAFETY: the CPU has this table's instructions; lengths agree.
         unsafe { (self.merge)(o, a, o2, b) }
+    }
+}
+
+/// Asserts that the sizes of a product agree.
+fn check_product(ty: GgmlType, weights: &[u8], rows: usize, x: &Activations<'_>, out: &[f32]) {
+    let row_bytes = ty.row_bytes(x.k).expect("k is a multiple of the type's block length");
+    assert_eq!(weights.len(), rows * row_bytes, "{rows} rows of {row_bytes} bytes");
+    assert_eq!(out.len(), rows * x.positions, "{rows} rows times {} positions", x.positions);
+    let elements = x.positions * x.k;
+    if ty.is_quantized() {
+        assert_eq!(x.blocks.q.len(), elements, "quantized activations");
+        assert_eq!(x.blocks.scale.len(), elements / 32, "activation scales");
+        assert_eq!(x.blocks.sum16.len(), elements / 16, "activation sums");
+    } else {
+        assert_eq!(x.values.len(), elements, "activation values");
     }
 }

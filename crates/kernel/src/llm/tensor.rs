@@ -1,4 +1,4 @@
-//! Weight matrices as they lie in the file, and the product every step is made of.
+//! Weight matrices, as they lie in the file or packed for a table of kernels, and the product every step is made of.
 
 use core::ops::Range;
 
@@ -21,16 +21,37 @@ pub struct Matrix<'a> {
     pub k: usize,
     row_bytes: usize,
     data: &'a [u8],
+    /// Rows that are interleaved in groups; 1 is the file's layout.
+    group: usize,
 }
 
 impl<'a> Matrix<'a> {
     /// Views `data` as `rows × k`; `None` if the sizes do not agree.
     pub fn new(ty: GgmlType, rows: usize, k: usize, data: &'a [u8]) -> Option<Self> {
         let row_bytes = ty.row_bytes(k)?;
-        (row_bytes.checked_mul(rows)? == data.len()).then_some(Matrix { ty, rows, k, row_bytes, data })
+        (row_bytes.checked_mul(rows)? == data.len()).then_some(Matrix {
+            ty,
+            rows,
+            k,
+            row_bytes,
+            data,
+            group: 1,
+        })
     }
 
-    /// The bytes of some rows.
+    /// The same matrix in the layout of `kernels`, written to `out`, which has as many bytes.
+    pub fn packed<'b>(&self, kernels: &Kernels, out: &'b mut [u8]) -> Matrix<'b> {
+        assert_eq!(self.group, 1, "packed from the file's layout");
+        kernels.pack(self.ty, self.k, self.data, out);
+        Matrix { data: out, group: kernels.packed_rows().unwrap_or(1), ..*self }
+    }
+
+    /// Rows that are interleaved in groups, so that shares of rows must start at a multiple; 1 is the file's layout.
+    pub fn group(&self) -> usize {
+        self.group
+    }
+
+    /// The bytes of some rows, which in a packed matrix start and end with a group or the matrix.
     pub fn row_data(&self, rows: Range<usize>) -> &'a [u8] {
         &self.data[rows.start * self.row_bytes..rows.end * self.row_bytes]
     }
@@ -48,7 +69,7 @@ impl<'a> Matrix<'a> {
     /// Multiplies the rows `share` with every position of `x`, a tile of rows at a time.
     ///
     /// `store(rows, products)` receives each finished tile as `[positions × rows]`. `tile` is scratch of at least
-    /// `positions × ROW_TILE`. Returns the weight bytes read: each row's once, however many positions there are.
+    /// `positions × ROW_TILE`. A share of a packed matrix starts with a group. Returns the weight bytes read: each row's once, however many positions there are.
     pub fn multiply(
         &self,
         kernels: &Kernels,
@@ -57,13 +78,18 @@ impl<'a> Matrix<'a> {
         tile: &mut [f32],
         mut store: impl FnMut(Range<usize>, &[f32]),
     ) -> u64 {
+        assert_eq!(share.start % self.group, 0, "a share starts with a group of rows");
         let mut bytes = 0;
         let mut first = share.start;
         while first < share.end {
             let rows = first..(first + ROW_TILE).min(share.end);
             let out = &mut tile[..rows.len() * x.positions];
             let weights = self.row_data(rows.clone());
-            kernels.matmul(self.ty, weights, rows.len(), x, out);
+            if self.group == 1 {
+                kernels.matmul(self.ty, weights, rows.len(), x, out);
+            } else {
+                kernels.matmul_packed(self.ty, weights, rows.len(), x, out);
+            }
             bytes += weights.len() as u64;
             first = rows.end;
             store(rows, out);

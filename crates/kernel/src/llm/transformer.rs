@@ -164,6 +164,9 @@ impl<'m> Session<'m> {
         team: &'m dyn Team,
         memory: &'m mut [u8],
     ) -> Result<Self, PlanError> {
+        if model.packed_rows() != 1 && kernels.packed_rows() != Some(model.packed_rows()) {
+            return Err(PlanError::BadConfig("the model is packed for other kernels"));
+        }
         let config = SessionConfig { members: team.size(), ..config };
         let layout = SessionLayout::new(model.shape(), &config)?;
         let available = memory.len() as u64;

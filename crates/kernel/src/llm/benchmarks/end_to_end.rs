@@ -99,18 +99,28 @@ fn of_model<C: Clock + ?Sized>(
     model: &Model<'_>,
 ) {
     let config = runner.config;
-    let setup = Setup::new(model, kernels, subject.team, config.prompt_tokens);
-    let emulated = runner.clock.kind() == ClockKind::Emulated;
-    if CASES.iter().any(|(_, case)| wanted(runner, case, name))
-        && kernels.name != simd::scalar().name
-        && (!emulated || model.weight_bytes() <= EMULATED_SCALAR_BYTES)
-        && let Err(reason) = setup.as_scalar()
-    {
-        for (_, case) in CASES {
-            runner.fail(&format!("{case}/{name}"), kernels.name, reason.clone());
-        }
+    if !CASES.iter().any(|(_, case)| wanted(runner, case, name)) {
         return;
     }
+    let emulated = runner.clock.kind() == ClockKind::Emulated;
+    let compared =
+        kernels.name != simd::scalar().name && (!emulated || model.weight_bytes() <= EMULATED_SCALAR_BYTES);
+    let mut copy = Vec::new();
+    let setup = Setup::new(model, kernels, subject.team, config.prompt_tokens, &mut copy).and_then(|setup| {
+        if compared {
+            setup.as_scalar()?;
+        }
+        Ok(setup)
+    });
+    let setup = match setup {
+        Ok(setup) => setup,
+        Err(reason) => {
+            for (_, case) in CASES {
+                runner.fail(&format!("{case}/{name}"), kernels.name, reason.clone());
+            }
+            return;
+        }
+    };
     let effort = Effort {
         warmup: config.end_to_end_warmup,
         samples: config.end_to_end_iterations.max(3),
@@ -152,7 +162,8 @@ pub fn model_cases(
     prompt_tokens: usize,
     visit: &mut dyn FnMut(&mut dyn Case),
 ) -> Result<(), String> {
-    let setup = Setup::new(model, kernels, team, prompt_tokens);
+    let mut copy = Vec::new();
+    let setup = Setup::new(model, kernels, team, prompt_tokens, &mut copy)?;
     setup.as_scalar()?;
     CASES.iter().try_for_each(|&(kind, _)| setup.pass(kind, |pass| visit(pass)))
 }
@@ -168,6 +179,8 @@ fn precision(model: &Model<'_>) -> &'static str {
 /// What the cases of a model have in common.
 struct Setup<'s, 'm> {
     model: &'s Model<'m>,
+    /// The model in the layout that the kernels want.
+    packed: Model<'s>,
     kernels: &'static Kernels,
     team: &'s dyn Team,
     prompt: Vec<u32>,
@@ -180,7 +193,10 @@ impl<'s, 'm> Setup<'s, 'm> {
         kernels: &'static Kernels,
         team: &'s dyn Team,
         prompt_tokens: usize,
-    ) -> Self {
+        copy: &'s mut Vec<u8>,
+    ) -> Result<Self, String> {
+        *copy = zeroed(model.packed_bytes(kernels))?;
+        let packed = model.packed(kernels, copy).map_err(|error| error.to_string())?;
         let vocab = model.shape().vocab_size as u32;
         let room = model.shape().context_length.saturating_sub(BATCH);
         let prompt_tokens = prompt_tokens.clamp(2, room.max(2));
@@ -192,7 +208,7 @@ impl<'s, 'm> Setup<'s, 'm> {
             members: team.size(),
             ..SessionConfig::default()
         };
-        Self { model, kernels, team, prompt, config }
+        Ok(Self { model, packed, kernels, team, prompt, config })
     }
 
     /// What the case's name does not say.
@@ -215,7 +231,7 @@ impl<'s, 'm> Setup<'s, 'm> {
     /// Hands `visit` a session ready for `kind`.
     fn pass<R>(&self, kind: Kind, visit: impl FnOnce(&mut Pass<'_>) -> R) -> Result<R, String> {
         let mut memory = self.memory(&self.config)?;
-        let session = Session::new(self.model, self.config, self.kernels, self.team, &mut memory)
+        let session = Session::new(&self.packed, self.config, self.kernels, self.team, &mut memory)
             .map_err(|error| error.to_string())?;
         let mut pass = Pass::new(session, &self.prompt, kind).map_err(|error| error.to_string())?;
         Ok(visit(&mut pass))
@@ -230,14 +246,14 @@ impl<'s, 'm> Setup<'s, 'm> {
     fn as_scalar(&self) -> Result<(), String> {
         let config = SessionConfig { context: 1, batch: 1, logits: 1, ..self.config };
         let mut memory = self.memory(&config)?;
-        let mut hash = |kernels| {
-            let session = Session::new(self.model, config, kernels, self.team, &mut memory);
+        let mut hash = |model, kernels| {
+            let session = Session::new(model, config, kernels, self.team, &mut memory);
             let mut session = session.map_err(|error| error.to_string())?;
             let logits =
                 session.forward(&self.prompt[..1], Logits::Last).map_err(|error| error.to_string())?;
             Ok::<_, String>(logits_hash(logits).value())
         };
-        let same = hash(self.kernels)? == hash(simd::scalar())?;
+        let same = hash(&self.packed, self.kernels)? == hash(self.model, simd::scalar())?;
         WrongAnswer::check("logits equal those of the scalar kernels", 1.0, f64::from(u8::from(same)), 0.0)
             .map_err(|wrong| wrong.to_string())
     }

@@ -53,7 +53,7 @@ pub(super) fn detected() -> bool {
 /// Extended control register 0: which register state the operating system saves.
 #[cfg(not(feature = "std"))]
 #[target_feature(enable = "xsave")]
-fn xgetbv() -> u64 {
+pub(super) fn xgetbv() -> u64 {
     // SAFETY: register 0 exists wherever the instruction does.
     unsafe { _xgetbv(0) }
 }

@@ -88,7 +88,8 @@ const fn type_of(ty: u32) -> GgmlType {
     GgmlType::from_id(ty).expect("one of GgmlType")
 }
 
-const fn has_minimum(ty: u32) -> bool {
+/// Whether blocks have a minimum besides their scale.
+pub(super) const fn has_minimum(ty: u32) -> bool {
     matches!(ty, Q4_1 | Q5_1 | Q4_K | Q5_K)
 }
 

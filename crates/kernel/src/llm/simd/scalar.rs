@@ -14,6 +14,7 @@ pub(super) const LANES: usize = 16;
 pub(super) static TABLE: Kernels = Kernels {
     name: "scalar",
     matmul,
+    packing: None,
     quantize_activations,
     dequantize: quant::dequantize,
     dot,

@@ -152,7 +152,8 @@ fn same(a: &[f32], b: &[f32]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
 }
 
-/// Whether `kernels` multiplies `[rows, k, positions]` as the scalar table does.
+/// Whether `kernels` multiplies `[rows, k, positions]` as the scalar table does, in the file's layout and in
+/// its own.
 pub(super) fn matmul_agrees(kernels: &Kernels, ty: GgmlType, size: [usize; 3], w: Fill, x: Fill) -> bool {
     let [rows, k, positions] = size;
     let mut rng = Rng((rows + 100 * k + 100_000 * positions) as u64);
@@ -162,7 +163,11 @@ pub(super) fn matmul_agrees(kernels: &Kernels, ty: GgmlType, size: [usize; 3], w
     let mut ours = vec![2.0; rows * positions];
     scalar().matmul(ty, &weights, rows, &x.view(), &mut expected);
     kernels.matmul(ty, &weights, rows, &x.view(), &mut ours);
-    same(&expected, &ours)
+    let mut packed = vec![0; weights.len()];
+    kernels.pack(ty, k, &weights, &mut packed);
+    let mut of_packed = vec![3.0; rows * positions];
+    kernels.matmul_packed(ty, &packed, rows, &x.view(), &mut of_packed);
+    same(&expected, &ours) && same(&expected, &of_packed)
 }
 
 /// Whether `kernels` expands `k` weights as the scalar table does.

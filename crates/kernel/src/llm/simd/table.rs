@@ -10,12 +10,29 @@
 /// `$set::here()` gives the proof that the features are there.
 macro_rules! vector_table {
     (
-        $(#[$doc:meta])* $name:literal, $features:literal, $set:ident, $rows:literal rows a group
+        $name:literal, $features:literal, $set:ident, $rows:literal rows a group
     ) => {
-        $(#[$doc])*
+        vector_table! { parts $name, $features, $set, $rows, matmul: products, None }
+    };
+    (
+        $name:literal, $features:literal, $set:ident, $rows:literal rows a group,
+        packed, others by $matmul:expr
+    ) => {
+        vector_table! {
+            parts $name, $features, $set, $rows, matmul: $matmul, Some($crate::llm::simd::Packing {
+                rows: $rows,
+                pack: $crate::llm::simd::packed::pack::<$rows>,
+                matmul: products,
+            })
+        }
+    };
+    (
+        parts $name:literal, $features:literal, $set:ident, $rows:literal, matmul: $matmul:expr, $packing:expr
+    ) => {
         pub(super) static TABLE: $crate::llm::simd::Kernels = $crate::llm::simd::Kernels {
             name: $name,
-            matmul,
+            matmul: $matmul,
+            packing: $packing,
             quantize_activations,
             dequantize: $crate::llm::quant::dequantize,
             dot,
@@ -47,7 +64,7 @@ macro_rules! vector_table {
             fn merge(o: &mut [f32], a: f32, o2: &[f32], b: f32);
         }
         #[target_feature(enable = $features)]
-        fn matmul(
+        fn products(
             ty: $crate::llm::quant::GgmlType,
             weights: &[u8],
             rows: usize,

@@ -189,7 +189,8 @@ impl<'m> Pass<'_, 'm> {
         mut store: impl FnMut(usize, Range<usize>, &[f32]),
     ) {
         // At least four units a member, so that narrow matrices are shared evenly too.
-        let grain = ROW_TILE.min(matrix.rows.div_ceil(4 * member.count).next_multiple_of(8));
+        let grain =
+            ROW_TILE.min(matrix.rows.div_ceil(4 * member.count).next_multiple_of(matrix.group().max(8)));
         let share = member.share(matrix.rows, grain);
         let x = self.activations(input, matrix);
         let (tile, _) = self.tiles(member);

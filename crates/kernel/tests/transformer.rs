@@ -9,7 +9,7 @@ use barelm::llm::model::{LoadConfig, Model, ModelError, TensorName};
 use barelm::llm::plan::{Plan, PlanError, SessionConfig};
 use barelm::llm::pool::{Barrier, Member, Solo, Team};
 use barelm::llm::quant::GgmlType;
-use barelm::llm::simd;
+use barelm::llm::simd::{self, Kernels};
 use barelm::llm::transformer::{Logits, RunError, Session};
 use support::{Inputs, SMALL, Sizes, TestModel};
 
@@ -38,13 +38,24 @@ fn ids(count: usize) -> Vec<u32> {
 
 /// All logits of `ids`, fed `step` at a time.
 fn run(file: &[u8], config: SessionConfig, team: &dyn Team, ids: &[u32], step: usize) -> Vec<f32> {
+    run_with(simd::best(), file, config, team, ids, step)
+}
+
+fn run_with(
+    kernels: &'static Kernels,
+    file: &[u8],
+    config: SessionConfig,
+    team: &dyn Team,
+    ids: &[u32],
+    step: usize,
+) -> Vec<f32> {
     let gguf = Gguf::parse(file).unwrap();
     let model = Model::load(&gguf, LoadConfig::default()).unwrap();
     let mut copy = vec![0; model.packed_bytes(simd::best()) as usize];
     let model = model.packed(simd::best(), &mut copy).unwrap();
     let config = SessionConfig { members: team.size(), ..config };
     let mut memory = vec![0; Plan::from_header(&gguf, &config).unwrap().session() as usize];
-    let mut session = Session::new(&model, config, simd::best(), team, &mut memory).unwrap();
+    let mut session = Session::new(&model, config, kernels, team, &mut memory).unwrap();
     let mut logits = Vec::new();
     for ids in ids.chunks(step) {
         logits.extend_from_slice(session.forward(ids, Logits::All).unwrap());
@@ -154,16 +165,18 @@ fn a_sliding_window_sees_the_last_positions_only() {
 }
 
 #[test]
-fn batches_and_teams_do_not_change_a_bit() {
-    let file = TestModel::random(SMALL, 23).file();
+fn tables_batches_and_teams_do_not_change_a_bit() {
     let ids = ids(150);
     let bits = |logits: Vec<f32>| logits.into_iter().map(f32::to_bits).collect::<Vec<_>>();
-    let whole = bits(run(&file, config(150), &Solo, &ids, 150));
-    for (members, batch) in [(1, 1), (1, 7), (1, 64), (2, 150), (3, 7), (4, 64)] {
-        assert!(
-            bits(run(&file, config(batch), &Threads(members), &ids, batch)) == whole,
-            "{members} by {batch}"
-        );
+    for model in [TestModel::random(SMALL, 23), TestModel::random(WIDE, 37).with_types(mixed)] {
+        let file = model.file();
+        let whole = bits(run_with(simd::scalar(), &file, config(150), &Solo, &ids, 150));
+        for kernels in simd::available() {
+            for (members, batch) in [(1, 1), (1, 7), (1, 64), (2, 150), (3, 7), (4, 64)] {
+                let logits = run_with(kernels, &file, config(batch), &Threads(members), &ids, batch);
+                assert!(bits(logits) == whole, "{}: {members} by {batch}", kernels.name);
+            }
+        }
     }
 }
 

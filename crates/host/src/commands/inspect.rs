@@ -102,8 +102,8 @@ fn write_plan(gguf: &Gguf<'_>, context: Option<u32>, out: &mut dyn Write) -> Res
     writeln!(out, "\nmemory to run it on {members} threads, bytes")?;
     writeln!(
         out,
-        "  {:>9} {:>14} {:>14} {:>15} {:>14} {:>15}",
-        "positions", "weights", "packed", "keys and values", "scratch", "total"
+        "  {:>9} {:>14} {:>15} {:>14} {:>14} {:>15}",
+        "positions", "weights", "keys and values", "scratch", "packed", "total"
     )?;
     for context in contexts {
         let config = SessionConfig { context, members, ..SessionConfig::default() };
@@ -121,11 +121,11 @@ fn write_plan(gguf: &Gguf<'_>, context: Option<u32>, out: &mut dyn Write) -> Res
         };
         writeln!(
             out,
-            "  {context:>9} {:>14} {:>14} {:>15} {:>14} {:>15}  {fits}",
+            "  {context:>9} {:>14} {:>15} {:>14} {:>14} {:>15}  {fits}",
             plan.weights,
-            plan.packed,
             plan.kv,
             plan.scratch,
+            plan.packed,
             plan.total()
         )?;
     }

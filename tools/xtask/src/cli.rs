@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::setup::Need;
 use crate::toolchain::BARE_METAL;
-use crate::{Failure, image, qemu, setup, steps};
+use crate::{Failure, gate, image, qemu, setup, steps};
 
 /// BareLM's driver: everything a person or CI runs.
 #[derive(Debug, Parser)]
@@ -24,6 +24,8 @@ enum Command {
     Qemu(qemu::Arguments),
     /// Build the bare-metal image and print its path.
     Image,
+    /// Compare instruction counts of the suite's micro-cases with their baseline.
+    Bench(gate::Arguments),
     /// Run everything CI runs.
     Test,
 }
@@ -40,6 +42,7 @@ impl Cli {
                 println!("{} ({} bytes, from {})", image.raw.display(), image.bytes, image.elf.display());
                 Ok(ExitCode::SUCCESS)
             }
+            Command::Bench(arguments) => gate::run(&arguments),
             Command::Test => Ok(steps::run()),
         }
     }

@@ -73,6 +73,12 @@ impl Outcome {
             None => "ended by a signal".to_string(),
         }
     }
+
+    /// The last `count` lines with something on them.
+    pub fn last_lines(&self, count: usize) -> String {
+        let lines: Vec<_> = self.text.lines().filter(|line| !line.trim().is_empty()).collect();
+        lines[lines.len().saturating_sub(count)..].join("\n")
+    }
 }
 
 /// Where the image goes without a device tree: 2 MiB into RAM, as a boot loader would put it.

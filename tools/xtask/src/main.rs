@@ -11,6 +11,7 @@ mod boot_words;
 mod cli;
 mod debian_rust;
 mod elf;
+mod gate;
 mod guest;
 mod image;
 mod model;

@@ -66,6 +66,9 @@ pub struct Arguments {
     /// Start of the random sequence; equal seeds give equal texts on every machine.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
+    /// Print the ids of the generated tokens behind the text.
+    #[arg(long)]
+    pub ids: bool,
     /// How to compute.
     #[command(flatten)]
     pub session: SessionArguments,
@@ -113,17 +116,25 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
     with_session(&file, &gguf, &arguments.session, needs, |session| {
         let config = GenerateConfig { max_tokens: arguments.tokens, ignore_stop: arguments.ignore_stop };
         let start = Instant::now();
-        let (mut first, mut written) = (None, Ok(()));
+        let (mut first, mut written, mut ids) = (None, Ok(()), Vec::new());
         let mut lookup = PromptLookup::new(arguments.draft, context);
         let generated =
             generate_with_draft(session, &tokenizer, &mut sampler, &mut lookup, &prompt, config, |step| {
                 first.get_or_insert_with(|| start.elapsed());
+                if arguments.ids {
+                    ids.push(step.id.to_string());
+                }
                 written = out.write_all(step.text.as_bytes()).and_then(|()| out.flush());
                 if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             })
             .map_err(|error| Failure::Message(error.to_string()))?;
         written?;
         writeln!(out)?;
+        if arguments.ids {
+            // A token that ends the text is no part of it.
+            ids.truncate(generated.tokens);
+            writeln!(out, "generated ids: {}", ids.join(","))?;
+        }
         out.flush()?;
         let all = start.elapsed();
         let first = first.unwrap_or(all);

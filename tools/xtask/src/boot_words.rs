@@ -9,13 +9,21 @@ pub struct BootWords(String);
 impl BootWords {
     /// Adds `key=value`; bytes of the value that would end the word are encoded.
     #[must_use]
-    pub fn with(mut self, key: &str, value: &str) -> Self {
+    pub fn with(self, key: &str, value: &str) -> Self {
+        let mut encoded = String::new();
+        encode(value, &mut encoded);
+        self.with_encoded(key, &encoded)
+    }
+
+    /// Adds `key=value`, the value as it stands.
+    #[must_use]
+    pub fn with_encoded(mut self, key: &str, value: &str) -> Self {
         if !self.0.is_empty() {
             self.0.push(' ');
         }
         self.0.push_str(key);
         self.0.push('=');
-        encode(value, &mut self.0);
+        self.0.push_str(value);
         self
     }
 

@@ -27,7 +27,7 @@ enum Command {
     /// Compare instruction counts of the suite's micro-cases with their baseline.
     Bench(gate::Arguments),
     /// Run everything CI runs.
-    Test,
+    Test(steps::Arguments),
 }
 
 impl Cli {
@@ -43,7 +43,7 @@ impl Cli {
                 Ok(ExitCode::SUCCESS)
             }
             Command::Bench(arguments) => gate::run(&arguments),
-            Command::Test => Ok(steps::run()),
+            Command::Test(arguments) => Ok(steps::run(&arguments)),
         }
     }
 }

@@ -128,6 +128,11 @@ pub fn differences(baseline: &Counts, current: &Counts) -> Vec<String> {
     lines
 }
 
+/// Whether every case of the baseline takes more instructions now.
+pub fn grown(baseline: &Counts, current: &Counts) -> bool {
+    baseline.iter().all(|(case, was)| current.get(case).is_some_and(|is| is > was))
+}
+
 /// Builds, boots and counts.
 pub fn count(cpu: &str, extra_work: bool) -> Result<Counts, Failure> {
     let features = if extra_work { vec!["extra-work"] } else { Vec::new() };
@@ -178,6 +183,8 @@ mod tests {
     fn one_instruction_more_or_less_is_a_difference() {
         let baseline = counts(&[("dot/neon", 1000), ("dot/scalar", 5000)]);
         assert_eq!(differences(&baseline, &baseline), [""; 0]);
+        assert!(!grown(&baseline, &counts(&[("dot/neon", 1010), ("dot/scalar", 5000)])));
+        assert!(grown(&baseline, &counts(&[("dot/neon", 1010), ("dot/scalar", 5001)])));
         for n in [999, 1001] {
             assert_eq!(differences(&baseline, &counts(&[("dot/neon", n), ("dot/scalar", 5000)])).len(), 1);
         }

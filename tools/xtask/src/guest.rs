@@ -74,6 +74,11 @@ impl Outcome {
         }
     }
 
+    /// What follows `prefix` on each line that opens with it.
+    pub fn lines_after(&self, prefix: &str) -> impl Iterator<Item = &str> {
+        self.text.lines().filter_map(move |line| line.strip_prefix(prefix)).map(str::trim)
+    }
+
     /// The last `count` lines with something on them.
     pub fn last_lines(&self, count: usize) -> String {
         let lines: Vec<_> = self.text.lines().filter(|line| !line.trim().is_empty()).collect();
@@ -217,6 +222,7 @@ mod tests {
         assert_eq!((outcome.status, outcome.timed_out), (Some(101), false));
         assert_eq!(outcome.text, "core 0: 7 units\noops\n");
         assert_eq!(outcome.records, ["{}"]);
+        assert_eq!(outcome.lines_after("core 0:").collect::<Vec<_>>(), ["7 units"]);
     }
 
     #[test]

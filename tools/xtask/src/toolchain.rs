@@ -11,7 +11,7 @@ pub const BARE_METAL: &str = "aarch64-unknown-none";
 pub const LINUX: &str = "aarch64-unknown-linux-gnu";
 
 /// A compiler and its cargo.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Toolchain {
     cargo: PathBuf,
     /// Set where it is not the one that `cargo` finds by itself.

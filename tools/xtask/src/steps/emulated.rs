@@ -1,0 +1,70 @@
+//! Tests on an emulated CPU: NEON kernels under user-mode QEMU, small pieces under Miri.
+
+use super::{Run, Step, Verdict};
+use crate::packages::{CROSS_ROOT, Tool};
+use crate::setup::Need;
+use crate::toolchain::{LINUX, Toolchain};
+use crate::{model, process};
+
+const NEEDS: [Need; 3] = [Need::Target(LINUX), Need::Tool(Tool::QemuUser), Need::Tool(Tool::CrossCompiler)];
+
+/// What Miri looks at: code with `unsafe` in it, in pieces that an interpreter a thousand times slower than the CPU
+/// gets through in minutes.
+const MIRI_FILTERS: [&str; 4] = ["llm::arena", "llm::kv_cache", "llm::pool", "llm::simd::scalar"];
+
+/// The steps on emulated CPUs.
+pub fn steps() -> Vec<Step> {
+    vec![
+        Step::new("NEON tests", &NEEDS, |run| {
+            neon(run, &["-p", "barelm", "--lib", "--", "simd", "quant", "transformer"])
+        }),
+        Step::new("NEON logits hash", &[&NEEDS[..], &[Need::Model]].concat(), |run| {
+            neon(
+                run,
+                &["-p", "barelm-host", "--test", "logits_hash", "--", "--include-ignored", "--nocapture"],
+            )
+        }),
+        Step::new("Miri", &[], miri),
+    ]
+}
+
+/// Builds tests for Linux on AArch64 and runs them under the emulator.
+fn neon(run: &mut Run, arguments: &[&str]) -> Verdict {
+    let toolchain = match Toolchain::for_target(LINUX) {
+        Ok(toolchain) => toolchain,
+        Err(why) => return Verdict::Failed(why),
+    };
+    let mut cargo = toolchain.cargo();
+    cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc");
+    cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", format!("qemu-aarch64 -L {CROSS_ROOT}"));
+    cargo.env("BARELM_MODEL", model::path());
+    cargo.args(["test", "--release", "--target", LINUX]).args(arguments);
+    run.counted(&mut cargo).into()
+}
+
+/// Runs small pieces under Miri, where a nightly compiler with it is installed.
+fn miri(run: &mut Run) -> Verdict {
+    let nightly = || {
+        let mut command = process::command("rustup");
+        // Set by the rustup that runs us; here they would choose our compiler again.
+        for variable in ["RUSTUP_TOOLCHAIN", "CARGO", "RUSTC", "RUSTDOC"] {
+            command.env_remove(variable);
+        }
+        command.args(["run", "nightly", "cargo", "miri"]);
+        command
+    };
+    if let Err(why) = process::read(nightly().arg("--version")) {
+        return Verdict::Skipped(format!("no nightly compiler with Miri ({why})"));
+    }
+    if let Err(why) =
+        process::read(nightly().arg("setup").env("CARGO_TARGET_DIR", crate::target_folder().join("miri")))
+    {
+        return Verdict::Skipped(format!("Miri cannot prepare its library ({why})"));
+    }
+    let mut command = nightly();
+    command
+        .env("CARGO_TARGET_DIR", crate::target_folder().join("miri"))
+        .env("MIRIFLAGS", "-Zmiri-strict-provenance");
+    command.args(["test", "-p", "barelm", "--lib", "--"]).args(MIRI_FILTERS);
+    run.counted(&mut command).into()
+}

@@ -1,0 +1,66 @@
+//! Formatting, lints, documentation and tests on this machine.
+
+use super::{Run, Step, Verdict};
+use crate::model;
+use crate::setup::Need;
+use crate::toolchain::{BARE_METAL, Toolchain};
+
+/// Name and arguments to cargo.
+const CARGO_STEPS: [(&str, &[&str]); 6] = [
+    ("formatting", &["fmt", "--all", "--check"]),
+    ("lints", &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"]),
+    ("tests", &["test", "--workspace"]),
+    (
+        "tests without simd",
+        &["test", "-p", "barelm", "--no-default-features", "--features", "llm-transformer"],
+    ),
+    ("tests without the transformer", &["test", "-p", "barelm", "--no-default-features"]),
+    ("documentation tests", &["test", "--workspace", "--doc", "--all-features"]),
+];
+
+/// The steps of this machine.
+pub fn steps() -> Vec<Step> {
+    let mut steps: Vec<_> =
+        CARGO_STEPS.iter().map(|&(name, arguments)| cargo_step(name, arguments)).collect();
+    steps.push(Step::new(
+        "lints of the image",
+        &[Need::Target(BARE_METAL)],
+        |run| match Toolchain::for_target(BARE_METAL) {
+            Ok(toolchain) if toolchain == Toolchain::current() => {
+                let mut cargo = toolchain.cargo();
+                cargo.args([
+                    "clippy",
+                    "-p",
+                    "barelm",
+                    "--lib",
+                    "--bin",
+                    "barelm-image",
+                    "--target",
+                    BARE_METAL,
+                ]);
+                cargo.args(["--features", "boot", "--", "-D", "warnings"]);
+                run.counted(&mut cargo).into()
+            }
+            Ok(_) => Verdict::Skipped("the distribution's compiler has no clippy".to_string()),
+            Err(why) => Verdict::Failed(why),
+        },
+    ));
+    steps.push(Step::new("documentation", &[], |run| {
+        let mut cargo = Toolchain::current().cargo();
+        cargo.env("RUSTDOCFLAGS", "-D warnings").args(["doc", "--workspace", "--no-deps", "--all-features"]);
+        run.counted(&mut cargo).into()
+    }));
+    steps.push(Step::new("tests with the model", &[Need::Model], |run: &mut Run| {
+        let mut cargo = Toolchain::current().cargo();
+        cargo.env("BARELM_MODEL", model::path());
+        cargo.args(["test", "--release", "-p", "barelm", "-p", "barelm-host", "--", "--include-ignored"]);
+        run.counted(&mut cargo).into()
+    }));
+    steps
+}
+
+fn cargo_step(name: &'static str, arguments: &'static [&'static str]) -> Step {
+    Step::new(name, &[], move |run: &mut Run| {
+        run.counted(Toolchain::current().cargo().args(arguments)).into()
+    })
+}

@@ -1,6 +1,6 @@
 //! Memory known before load: every byte a session will use, from the file's header alone.
 //!
-//! The same [`SessionLayout`] sizes the plan and carves the session's memory, so that the two cannot disagree.
+//! The same `SessionLayout` sizes the plan and carves the session's memory, so that the two cannot disagree.
 
 use core::fmt;
 

@@ -1,7 +1,7 @@
 //! Exceptions: nothing here recovers from one, so each is reported and ends the machine.
 //!
 //! A vector leaves the stack it came from (it may be the cause) for the core's emergency stack, saves the registers
-//! there and calls [`report`].
+//! there and calls `report`.
 
 use core::arch::global_asm;
 use core::cell::UnsafeCell;

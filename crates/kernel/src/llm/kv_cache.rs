@@ -11,6 +11,8 @@ pub const BLOCK: usize = 64;
 pub const GROUP: usize = 16;
 /// The widest head a cache can hold.
 pub const MAX_HEAD_DIM: usize = 256;
+/// Dimensions of a key that are rounded at a time.
+const PIECE: usize = 64;
 
 /// What to do when the context is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,7 +82,7 @@ impl<'m> KvCache<'m> {
     /// Stores one position's key and value of one head, rounded to f16.
     ///
     /// # Safety
-    /// - No other member touches this (layer, head, slot) until the next barrier.
+    /// - No other member touches this (layer, head) until the next barrier.
     pub unsafe fn append(
         &self,
         kernels: &Kernels,
@@ -93,16 +95,28 @@ impl<'m> KvCache<'m> {
         let head_dim = self.shape.head_dim;
         let slot = position % self.shape.capacity;
         let start = self.head_start(layer, head);
-        let mut rounded = [0u16; MAX_HEAD_DIM];
-        kernels.to_f16(key, &mut rounded[..head_dim]);
-        let first = start + slot / GROUP * GROUP * head_dim + slot % GROUP;
-        for (d, &bits) in rounded[..head_dim].iter().enumerate() {
-            let at = first + d * GROUP;
-            // SAFETY: one element of this slot, which the caller owns.
-            unsafe { self.keys.write(at..at + 1)[0] = bits };
+        let group = start + slot / GROUP * GROUP * head_dim;
+        // SAFETY: a group of this (layer, head), which is the caller's.
+        let group = unsafe { self.keys.write(group..group + GROUP * head_dim) };
+        let (dimensions, _) = group.as_chunks_mut::<GROUP>();
+        for (dimensions, key) in dimensions.chunks_mut(PIECE).zip(key.chunks(PIECE)) {
+            let mut rounded = [0u16; PIECE];
+            let rounded = &mut rounded[..key.len()];
+            kernels.to_f16(key, rounded);
+            // Eight at a time: their places then differ by constants.
+            let ((eights, rest), (bits, rest_bits)) =
+                (dimensions.as_chunks_mut::<8>(), rounded.as_chunks::<8>());
+            for (lanes, bits) in eights.iter_mut().zip(bits) {
+                for (lanes, &bits) in lanes.iter_mut().zip(bits) {
+                    lanes[slot % GROUP] = bits;
+                }
+            }
+            for (lanes, &bits) in rest.iter_mut().zip(rest_bits) {
+                lanes[slot % GROUP] = bits;
+            }
         }
         let at = start + slot * head_dim;
-        // SAFETY: this slot's value, which the caller owns.
+        // SAFETY: as above.
         kernels.to_f16(value, unsafe { self.values.write(at..at + head_dim) });
     }
 

@@ -2,6 +2,7 @@
 //!
 //! - `registers`: what [`super::lanes`] is made of.
 //! - `matmul`: what [`super::product`] is made of, for weights of every type.
+//! - `memory`: loads and stores that stay whole on bare metal.
 //!
 //! Among instructions that
 //! do the same on a real core, those are taken that an emulator runs inline: shifts, masks and 16-bit multiply-adds
@@ -11,6 +12,7 @@ use super::table::vector_table;
 use core::arch::aarch64::*;
 
 mod matmul;
+mod memory;
 mod registers;
 
 /// Proof that this CPU has NEON.
@@ -27,20 +29,6 @@ impl Neon {
 }
 
 vector_table! { "neon", "neon", Neon, 4 rows a group }
-
-#[inline]
-#[target_feature(enable = "neon")]
-fn load(x: &[f32; 4]) -> float32x4_t {
-    // SAFETY: four floats are readable behind the reference.
-    unsafe { vld1q_f32(x.as_ptr()) }
-}
-
-#[inline]
-#[target_feature(enable = "neon")]
-fn store(x: &mut [f32; 4], v: float32x4_t) {
-    // SAFETY: four floats are writable behind the reference.
-    unsafe { vst1q_f32(x.as_mut_ptr(), v) }
-}
 
 /// Four f16 widened.
 #[inline]

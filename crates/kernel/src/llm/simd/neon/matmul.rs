@@ -7,7 +7,8 @@
 use super::super::product::{self, F16, F32, Products, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
 use super::super::scalar;
 use super::super::table::proven;
-use super::{Neon, load, store, widen};
+use super::memory::{load_f32, load_i8, load_i32, load_u8, load_u16, store_f32};
+use super::{Neon, widen};
 use core::arch::aarch64::*;
 
 /// The same part of four rows.
@@ -23,7 +24,7 @@ impl Products<4> for Neon {
         fn scaled(self, a: float32x4_t, x: f32) -> float32x4_t { vmulq_n_f32(a, x) }
         fn fma(self, a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t { vfmaq_f32(c, a, b) }
         fn fma_scalar(self, a: float32x4_t, x: f32, c: float32x4_t) -> float32x4_t { vfmaq_n_f32(c, a, x) }
-        fn store(self, out: &mut [f32; 4], v: float32x4_t) { store(out, v) }
+        fn store(self, out: &mut [f32; 4], v: float32x4_t) { store_f32(out, v) }
 
         fn scales<const TY: u32>(self, block: Rows<'_>) -> (float32x4_t, float32x4_t) {
             scales::<TY>(&block)
@@ -50,7 +51,7 @@ impl Products<4> for Neon {
             ])
         }
         fn column<const TY: u32>(self, weight: Rows<'_>) -> float32x4_t {
-            load(&product::gather::<4, TY>(weight))
+            load_f32(&product::gather::<4, TY>(weight))
         }
     }
 }
@@ -70,8 +71,8 @@ pub(super) struct Unpacked {
 #[inline]
 #[target_feature(enable = "neon")]
 fn integer_sum<const TY: u32>(w: &Unpacked, x: &[i8; 32], xsum: i32) -> int32x4_t {
-    // SAFETY: 32 bytes are readable behind the reference.
-    let (first, second) = unsafe { (vld1q_s8(x.as_ptr()), vld1q_s8(x.as_ptr().add(16))) };
+    let (x, _) = x.as_chunks();
+    let (first, second) = (load_i8(&x[0]), load_i8(&x[1]));
     if TY == Q8_0 {
         // Two products fit 16 bits (2 * 128 * 127 = 32512), then they are widened.
         let [a, b, c, d] = w.q.map(|row| {
@@ -151,9 +152,7 @@ fn scales<const TY: u32>(block: &Rows<'_>) -> (float32x4_t, float32x4_t) {
 #[inline]
 #[target_feature(enable = "neon")]
 fn bytes(row: &[u8], at: usize) -> uint16x8_t {
-    let bytes: &[u8; 16] = row[at..].first_chunk().expect("inside the block");
-    // SAFETY: 16 bytes are readable behind the reference.
-    vreinterpretq_u16_u8(unsafe { vld1q_u8(bytes.as_ptr()) })
+    vreinterpretq_u16_u8(load_u8(row[at..].first_chunk().expect("inside the block")))
 }
 
 #[inline]
@@ -201,8 +200,7 @@ fn unpack<const TY: u32>(block: &Rows<'_>, sub: usize) -> Unpacked {
 #[inline]
 #[target_feature(enable = "neon")]
 fn vector(lanes: [i32; 4]) -> int32x4_t {
-    // SAFETY: sixteen bytes are readable behind the reference.
-    unsafe { vld1q_s32(lanes.as_ptr()) }
+    load_i32(&lanes)
 }
 
 fn word(row: &[u8], at: usize) -> u32 {
@@ -229,8 +227,7 @@ fn nibbles(v: uint16x8_t) -> [int16x8_t; 4] {
 #[target_feature(enable = "neon")]
 fn fifth_bits(q: [int16x8_t; 4], word: u32) -> [int16x8_t; 4] {
     const EVEN: [u16; 8] = [1, 1 << 2, 1 << 4, 1 << 6, 1 << 8, 1 << 10, 1 << 12, 1 << 14];
-    // SAFETY: sixteen bytes are readable behind the reference.
-    let even = unsafe { vld1q_u16(EVEN.as_ptr()) };
+    let even = load_u16(&EVEN);
     let odd = vshlq_n_u16::<1>(even);
     let (low, high) = (vdupq_n_u16(word as u16), vdupq_n_u16((word >> 16) as u16));
     let sixteen = vdupq_n_u16(16);
@@ -263,12 +260,11 @@ fn even_and_odd<const MASK: u16>(row: &[u8], at: usize, shift: usize) -> [int16x
 #[target_feature(enable = "neon")]
 fn four<const TY: u32>(bytes: &[u8]) -> float32x4_t {
     if TY == F32 {
-        let bytes: &[u8; 16] = bytes.try_into().expect("four f32");
-        // SAFETY: 16 bytes are readable behind the reference; the load needs no alignment beyond a byte's.
-        return vreinterpretq_f32_u8(unsafe { vld1q_u8(bytes.as_ptr()) });
+        return vreinterpretq_f32_u8(load_u8(bytes.try_into().expect("four f32")));
     }
-    let bytes: [u8; 8] = bytes.try_into().expect("four 16-bit floats");
-    let v = vcreate_u16(u64::from_le_bytes(bytes));
+    let bytes: &[u8; 8] = bytes.try_into().expect("four 16-bit floats");
+    // SAFETY: eight bytes are readable behind the reference.
+    let v = vreinterpret_u16_u8(unsafe { vld1_u8(bytes.as_ptr()) });
     if TY == F16 { widen(v) } else { vreinterpretq_f32_u32(vshll_n_u16::<16>(v)) }
 }
 

@@ -2,7 +2,8 @@
 
 use super::super::lanes::Registers;
 use super::super::table::proven;
-use super::{Neon, load, store, widen};
+use super::memory::{load_f32, load_step, load_u16, store_f32, store_i8, store_u16};
+use super::{Neon, widen};
 use crate::llm::math::ROUND_MAGIC;
 use core::arch::aarch64::*;
 
@@ -33,30 +34,26 @@ impl Registers<4> for Neon {
         }
 
         fn load(self, x: &[f32; 16]) -> [float32x4_t; 4] {
-            let (x, _) = x.as_chunks();
-            [load(&x[0]), load(&x[1]), load(&x[2]), load(&x[3])]
+            load_step(x)
         }
 
         fn store(self, x: &mut [f32; 16], v: [float32x4_t; 4]) {
             for (x, v) in x.as_chunks_mut().0.iter_mut().zip(v) {
-                store(x, v);
+                store_f32(x, v);
             }
         }
 
         fn widen(self, x: &[u16; 16]) -> [float32x4_t; 4] {
-            let four = |at: usize| {
-                let x: &[u16; 4] = x[at..].first_chunk().expect("four of sixteen");
-                // SAFETY: eight bytes are readable behind the reference.
-                widen(unsafe { vld1_u16(x.as_ptr()) })
-            };
-            [four(0), four(4), four(8), four(12)]
+            let (x, _) = x.as_chunks();
+            let (a, b) = (load_u16(&x[0]), load_u16(&x[1]));
+            [widen(vget_low_u16(a)), widen(vget_high_u16(a)), widen(vget_low_u16(b)), widen(vget_high_u16(b))]
         }
 
         fn narrow(self, x: &mut [u16; 16], v: [float32x4_t; 4]) {
-            for (x, v) in x.as_chunks_mut::<4>().0.iter_mut().zip(v) {
-                // SAFETY: eight bytes are writable behind the reference.
-                unsafe { vst1_u16(x.as_mut_ptr(), vreinterpret_u16_f16(vcvt_f16_f32(v))) }
-            }
+            let half = |v| vreinterpret_u16_f16(vcvt_f16_f32(v));
+            let (x, _) = x.as_chunks_mut();
+            store_u16(&mut x[0], vcombine_u16(half(v[0]), half(v[1])));
+            store_u16(&mut x[1], vcombine_u16(half(v[2]), half(v[3])));
         }
 
         fn rotate(self, x: [float32x4_t; 4], cos: &[f32; 8], sin: &[f32; 8]) -> [float32x4_t; 4] {
@@ -67,8 +64,8 @@ impl Registers<4> for Neon {
                 let y1 = vfmaq_f32(vmulq_f32(x1, c), x0, s);
                 [vzip1q_f32(y0, y1), vzip2q_f32(y0, y1)]
             };
-            let [a, b] = turn(x[0], x[1], load(&cos[0]), load(&sin[0]));
-            let [c, d] = turn(x[2], x[3], load(&cos[1]), load(&sin[1]));
+            let [a, b] = turn(x[0], x[1], load_f32(&cos[0]), load_f32(&sin[0]));
+            let [c, d] = turn(x[2], x[3], load_f32(&cos[1]), load_f32(&sin[1]));
             [a, b, c, d]
         }
 
@@ -88,9 +85,7 @@ impl Registers<4> for Neon {
                 vmovn_s32(vsubq_s32(shifted, vreinterpretq_s32_f32(magic)))
             };
             let (low, high) = (vcombine_s16(n(v[0]), n(v[1])), vcombine_s16(n(v[2]), n(v[3])));
-            let bytes = vcombine_s8(vmovn_s16(low), vmovn_s16(high));
-            // SAFETY: sixteen bytes are writable behind the reference.
-            unsafe { vst1q_s8(q.as_mut_ptr(), bytes) };
+            store_i8(q, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
             vaddvq_s16(vaddq_s16(low, high))
         }
     }

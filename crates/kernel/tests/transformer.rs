@@ -51,8 +51,8 @@ fn run_with(
 ) -> Vec<f32> {
     let gguf = Gguf::parse(file).unwrap();
     let model = Model::load(&gguf, LoadConfig::default()).unwrap();
-    let mut copy = vec![0; model.packed_bytes(simd::best()) as usize];
-    let model = model.packed(simd::best(), &mut copy).unwrap();
+    let mut copy = vec![0; model.packed_bytes(kernels) as usize];
+    let model = model.packed(kernels, &mut copy).unwrap();
     let config = SessionConfig { members: team.size(), ..config };
     let mut memory = vec![0; Plan::from_header(&gguf, &config).unwrap().session() as usize];
     let mut session = Session::new(&model, config, kernels, team, &mut memory).unwrap();

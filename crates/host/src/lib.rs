@@ -2,12 +2,13 @@
 //!
 //! Read in this order:
 //! 1. [`cli`] lists the commands; [`commands`] has one file for each.
-//! 2. [`model_file`] maps a GGUF file into memory.
+//! 2. [`model_file`] maps a GGUF file into memory, [`cache`] is where the reference model lies.
 //! 3. [`team`] runs the runtime's jobs on rayon's threads.
 //! 4. [`quantize`] makes a file of another type.
 //! 5. [`clock`] times the benchmark suite, [`environment`] says where it ran, [`records`] compares runs.
 //! 6. [`output_file`] is what commands write to, [`failure`] how a command says what went wrong.
 
+pub mod cache;
 pub mod cli;
 #[cfg(feature = "llm-transformer")]
 pub mod clock;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use barelm::llm::gguf::Gguf;
 use memmap2::Mmap;
 
+use crate::cache;
 use crate::failure::Failure;
 
 /// The bytes of a GGUF file.
@@ -62,14 +63,5 @@ pub fn reference_model_path() -> PathBuf {
     if let Some(path) = std::env::var_os("BARELM_MODEL") {
         return path.into();
     }
-    cache_folder().join("SmolLM2-135M-Instruct.Q4_1.gguf")
-}
-
-/// `$BARELM_CACHE`, else `barelm` in the user's cache folder.
-pub fn cache_folder() -> PathBuf {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    set("BARELM_CACHE")
-        .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("barelm")))
-        .or_else(|| set("HOME").map(|home| home.join(".cache/barelm")))
-        .unwrap_or_else(|| std::env::temp_dir().join("barelm"))
+    cache::folder().join(cache::MODEL_FILE)
 }

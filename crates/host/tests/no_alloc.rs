@@ -1,6 +1,8 @@
 //! Nothing is allocated once a session, a sampler and the tokenizer's scratch are built: proved by counting.
 #![cfg(feature = "llm-transformer")]
 
+mod support;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,10 +13,13 @@ use barelm::llm::kv_cache::Overflow;
 use barelm::llm::model::{LoadConfig, Model};
 use barelm::llm::plan::{Plan, SessionConfig};
 use barelm::llm::pool::Solo;
+use barelm::llm::quant::GgmlType;
 use barelm::llm::sampler::{Sampler, SamplerConfig};
 use barelm::llm::simd;
 use barelm::llm::tokenizer::{Encoder, Special, StreamDecoder, Tokenizer};
 use barelm::llm::transformer::{Logits, Session};
+use barelm_host::quantize::quantize;
+use support::tiny_model;
 
 /// The system's allocator, counting the calls that hand out memory, on any thread.
 struct Counting;
@@ -44,142 +49,6 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Writes the parts of a GGUF file: little-endian numbers, strings with a 64-bit length in front.
-#[derive(Default)]
-struct Header {
-    bytes: Vec<u8>,
-    entries: u64,
-}
-
-impl Header {
-    fn string(&mut self, text: &str) {
-        self.bytes.extend((text.len() as u64).to_le_bytes());
-        self.bytes.extend(text.as_bytes());
-    }
-
-    /// A key and the number of its type.
-    fn key(&mut self, key: &str, ty: u32) {
-        self.entries += 1;
-        self.string(key);
-        self.bytes.extend(ty.to_le_bytes());
-    }
-
-    fn text(&mut self, key: &str, text: &str) {
-        self.key(key, 8);
-        self.string(text);
-    }
-
-    fn number(&mut self, key: &str, value: u32) {
-        self.key(key, 4);
-        self.bytes.extend(value.to_le_bytes());
-    }
-
-    fn float(&mut self, key: &str, value: f32) {
-        self.key(key, 6);
-        self.bytes.extend(value.to_le_bytes());
-    }
-
-    fn array(&mut self, key: &str, element: u32, len: usize) {
-        self.key(key, 9);
-        self.bytes.extend(element.to_le_bytes());
-        self.bytes.extend((len as u64).to_le_bytes());
-    }
-}
-
-/// The character that stands for a byte in byte-level vocabularies: printable Latin-1 for itself, others from U+0100.
-fn byte_character(byte: u8) -> char {
-    let printable = |b: u8| matches!(b, 33..=126 | 161..=172 | 174..=255);
-    if printable(byte) {
-        return byte.into();
-    }
-    let rank = (0..byte).filter(|&b| !printable(b)).count() as u32;
-    char::from_u32(256 + rank).expect("a letter of Latin Extended-A")
-}
-
-const DIM: u32 = 64;
-const HEADS: u32 = 4;
-const KV_HEADS: u32 = 2;
-const FFN: u32 = 96;
-const LAYERS: u32 = 2;
-
-/// A model of random F32 weights over all bytes, a merge, and an end token.
-fn synthetic_model() -> Vec<u8> {
-    let mut tokens: Vec<String> = (0..=255).map(|byte| byte_character(byte).to_string()).collect();
-    tokens.extend(["th".to_owned(), "<|endoftext|>".to_owned()]);
-    let vocab = tokens.len() as u32;
-
-    let mut header = Header::default();
-    header.text("general.architecture", "llama");
-    for (key, value) in [
-        ("llama.block_count", LAYERS),
-        ("llama.embedding_length", DIM),
-        ("llama.attention.head_count", HEADS),
-        ("llama.attention.head_count_kv", KV_HEADS),
-        ("llama.feed_forward_length", FFN),
-        ("llama.context_length", 256),
-        ("tokenizer.ggml.eos_token_id", vocab - 1),
-    ] {
-        header.number(key, value);
-    }
-    header.float("llama.attention.layer_norm_rms_epsilon", 1e-5);
-    header.text("tokenizer.ggml.model", "gpt2");
-    header.text("tokenizer.ggml.pre", "gpt-2");
-    header.array("tokenizer.ggml.tokens", 8, tokens.len());
-    tokens.iter().for_each(|token| header.string(token));
-    header.array("tokenizer.ggml.token_type", 5, tokens.len());
-    for id in 0..vocab {
-        let control = id == vocab - 1;
-        header.bytes.extend((if control { 3i32 } else { 1 }).to_le_bytes());
-    }
-    header.array("tokenizer.ggml.merges", 8, 1);
-    header.string("t h");
-
-    let head_dim = DIM / HEADS;
-    let mut tensors = vec![
-        ("token_embd.weight".to_owned(), vec![DIM, vocab]),
-        ("output_norm.weight".to_owned(), vec![DIM]),
-    ];
-    for layer in 0..LAYERS {
-        for (part, dims) in [
-            ("attn_norm", vec![DIM]),
-            ("attn_q", vec![DIM, DIM]),
-            ("attn_k", vec![DIM, KV_HEADS * head_dim]),
-            ("attn_v", vec![DIM, KV_HEADS * head_dim]),
-            ("attn_output", vec![DIM, DIM]),
-            ("ffn_norm", vec![DIM]),
-            ("ffn_gate", vec![DIM, FFN]),
-            ("ffn_up", vec![DIM, FFN]),
-            ("ffn_down", vec![FFN, DIM]),
-        ] {
-            tensors.push((format!("blk.{layer}.{part}.weight"), dims));
-        }
-    }
-
-    let mut file = b"GGUF".to_vec();
-    file.extend(3u32.to_le_bytes());
-    file.extend((tensors.len() as u64).to_le_bytes());
-    file.extend(header.entries.to_le_bytes());
-    file.extend(&header.bytes);
-    let mut infos = Header::default();
-    let (mut data, mut random) = (Vec::new(), 1u32);
-    for (name, dims) in &tensors {
-        infos.string(name);
-        infos.bytes.extend((dims.len() as u32).to_le_bytes());
-        dims.iter().for_each(|&dim| infos.bytes.extend(u64::from(dim).to_le_bytes()));
-        infos.bytes.extend(0u32.to_le_bytes()); // F32
-        infos.bytes.extend((data.len() as u64).to_le_bytes());
-        for _ in 0..dims.iter().product() {
-            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            data.extend(((random >> 8) as f32 / (1 << 24) as f32 - 0.5).to_le_bytes());
-        }
-        data.resize(data.len().next_multiple_of(32), 0);
-    }
-    file.extend(&infos.bytes);
-    file.resize(file.len().next_multiple_of(32), 0);
-    file.extend(data);
-    file
-}
-
 /// Runs `work` and returns how often it allocated.
 fn allocations(work: impl FnOnce()) -> usize {
     let before = ALLOCATIONS.load(Ordering::SeqCst);
@@ -191,10 +60,18 @@ fn allocations(work: impl FnOnce()) -> usize {
 #[test]
 fn nothing_allocates_after_construction() {
     assert!(allocations(|| drop(std::hint::black_box(vec![1u8; 100]))) > 0, "the counter counts");
-    let file = synthetic_model();
+    let file = tiny_model();
+    let mut floats = Vec::new();
     let gguf = Gguf::parse(&file).expect("the model parses");
-    let tokenizer = Tokenizer::from_gguf(&gguf).expect("the tokenizer loads");
-    let model = Model::load(&gguf, LoadConfig::default()).expect("the model loads");
+    quantize(&gguf, GgmlType::F32, false, &mut floats, &mut |_, _| {}).expect("any type can be F32");
+    // With int8 inputs and without.
+    check(&gguf);
+    check(&Gguf::parse(&floats).expect("what we write, we can read"));
+}
+
+fn check(gguf: &Gguf<'_>) {
+    let tokenizer = Tokenizer::from_gguf(gguf).expect("the tokenizer loads");
+    let model = Model::load(gguf, LoadConfig::default()).expect("the model loads");
     let text = "the quick brown fox jumps over the lazy dog; été, 日本";
     let mut encoder = Encoder::with_capacity(text.len());
     let mut ids = Vec::with_capacity(text.len());
@@ -202,10 +79,12 @@ fn nothing_allocates_after_construction() {
         [(0.0, Overflow::Error), (0.9, Overflow::Error), (0.9, Overflow::Window(16))]
     {
         let config = SessionConfig { context: 256, batch: 8, logits: 8, overflow, members: 1 };
-        let plan = Plan::from_header(&gguf, &config).expect("the plan fits");
+        let plan = Plan::from_header(gguf, &config).expect("the plan fits");
         let mut memory = vec![0; plan.session() as usize];
         let sampling = SamplerConfig { temperature, repetition_penalty: 1.1, ..SamplerConfig::default() };
         for kernels in simd::available() {
+            let mut copy = vec![0; model.packed_bytes(kernels) as usize];
+            let model = model.packed(kernels, &mut copy).expect("the memory suffices");
             let mut sampler =
                 Sampler::try_new(sampling, model.shape().vocab_size).expect("the settings are good");
             let mut session =
@@ -217,7 +96,7 @@ fn nothing_allocates_after_construction() {
                 tokenizer.encode(&mut encoder, text, Special::Plain, &mut ids).expect("the text is good");
             });
             assert_eq!(encoding, 0, "encoding: {place}");
-            assert!(ids.len() > 40, "the merge joins only two letters");
+            assert!(ids.len() > 8, "more than one batch: {place}");
             let prefill = allocations(|| {
                 session.forward(&ids, Logits::Last).expect("the prompt runs");
             });

@@ -19,7 +19,7 @@ use barelm::llm::transformer::{HASH_PROMPT, Logits, Session, hash_of_prompt};
 use barelm_host::commands::perplexity::{log_sum_exp, parse_ids, score};
 use barelm_host::quantize::quantize;
 use serde_json::Value;
-use support::{all_logits, data, data_bytes, expected_hash, on_session, reference_model};
+use support::{all_logits, data, data_bytes, expected_hash, ids, json_lines, on_session, reference_model};
 
 /// What a type is held to.
 struct Line {
@@ -225,11 +225,6 @@ impl fmt::Display for Figures {
     }
 }
 
-fn ids(value: &Value) -> Vec<u32> {
-    let id = |id: &Value| u32::try_from(id.as_u64().expect("ids are integers")).expect("ids fit");
-    value.as_array().expect("ids are a list").iter().map(id).collect()
-}
-
 fn floats(value: &Value) -> Vec<f64> {
     value.as_array().expect("a list").iter().map(|x| x.as_f64().expect("a number")).collect()
 }
@@ -238,8 +233,7 @@ fn floats(value: &Value) -> Vec<f64> {
 fn forced(line: &Line, session: &mut Session<'_>) -> Steps {
     let vocab_size = session.model().shape().vocab_size;
     let mut found = Steps::default();
-    for case in data(&format!("greedy/{}.jsonl", line.name)).lines() {
-        let case: Value = serde_json::from_str(case).expect("reference lines are JSON");
+    for case in json_lines(&format!("greedy/{}.jsonl", line.name)) {
         let (prompt, answer, margins) =
             (ids(&case["prompt_ids"]), ids(&case["ids"]), floats(&case["margin"]));
         assert_eq!(answer.len(), margins.len());

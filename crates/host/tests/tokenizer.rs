@@ -1,46 +1,22 @@
 //! The tokenizer against llama.cpp's ids (see `data/README.md`), on the real vocabulary.
 
-use std::path::PathBuf;
+mod support;
 
-use barelm::llm::gguf::Gguf;
 use barelm::llm::tokenizer::{
     Encoder, PreTokenizer, Special, SpecialText, StreamDecoder, Tokenizer, TokenizerError,
 };
-use serde_json::Value;
+use support::{ids, json_lines, reference_model};
 
-/// The reference model: `BARELM_MODEL`, else where `cargo xtask setup` puts it.
 fn with_tokenizer(test: impl FnOnce(&Tokenizer<'_>)) {
-    let path = std::env::var_os("BARELM_MODEL").map(PathBuf::from).unwrap_or_else(|| {
-        let cache = std::env::var_os("BARELM_CACHE").map(PathBuf::from).unwrap_or_else(|| {
-            std::env::var_os("XDG_CACHE_HOME")
-                .map(PathBuf::from)
-                .unwrap_or_else(|| {
-                    PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache")
-                })
-                .join("barelm")
-        });
-        cache.join("SmolLM2-135M-Instruct.Q4_1.gguf")
-    });
-    let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let gguf = Gguf::parse(&bytes).unwrap();
-    test(&Tokenizer::from_gguf(&gguf).unwrap());
-}
-
-fn cases(name: &str) -> Vec<Value> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
-    let text = std::fs::read_to_string(path).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-fn ids(value: &Value) -> Vec<u32> {
-    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+    let model = reference_model();
+    test(&Tokenizer::from_gguf(&model.parse().unwrap()).unwrap());
 }
 
 #[test]
 #[ignore = "needs the model: cargo xtask setup"]
 fn ids_are_those_of_llama_cpp() {
     with_tokenizer(|tokenizer| {
-        let cases = cases("tokenizer_cases.jsonl");
+        let cases = json_lines("tokenizer_cases.jsonl");
         assert_eq!(cases.len(), 224);
         let mut encoder = Encoder::with_capacity(1 << 12);
         let mut wrong = Vec::new();
@@ -62,7 +38,7 @@ fn ids_are_those_of_llama_cpp() {
 #[ignore = "needs the model: cargo xtask setup"]
 fn decoding_gives_the_text_back() {
     with_tokenizer(|tokenizer| {
-        for case in cases("tokenizer_cases.jsonl") {
+        for case in json_lines("tokenizer_cases.jsonl") {
             let text = case["text"].as_str().unwrap();
             // The vocabulary lacks 21 of the 256 bytes; llama.cpp drops what has no token.
             let encoded = ids(&case["ids_special"]);
@@ -90,7 +66,7 @@ fn decoding_gives_the_text_back() {
 fn bytes_that_are_no_utf8_are_refused_with_their_place() {
     with_tokenizer(|tokenizer| {
         let places = [0, 3, 0, 0, 0, 0, 6, 0];
-        let cases = cases("tokenizer_invalid_utf8.jsonl");
+        let cases = json_lines("tokenizer_invalid_utf8.jsonl");
         assert_eq!(cases.len(), places.len());
         for (case, at) in cases.iter().zip(places) {
             let hex = case["bytes_hex"].as_str().unwrap();

@@ -6,6 +6,9 @@ use std::path::PathBuf;
 
 use barelm::llm::gguf::{Gguf, GgufError, MAX_ENTRIES, Section, Value};
 
+#[path = "../../host/src/cache.rs"]
+mod cache;
+
 thread_local! {
     /// Bytes allocated by this thread since it began; what is freed is not taken off.
     static ALLOCATED: Cell<usize> = const { Cell::new(0) };
@@ -341,14 +344,8 @@ fn booleans_are_0_or_1_and_arrays_nest_four_deep() {
 #[test]
 #[ignore = "needs the model: cargo xtask setup"]
 fn prefixes_and_mutations_of_a_real_header_give_some_result() {
-    let path = std::env::var_os("BARELM_MODEL").map(PathBuf::from).unwrap_or_else(|| {
-        let cache = std::env::var_os("BARELM_CACHE").map(PathBuf::from).unwrap_or_else(|| {
-            let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-            let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache");
-            base.unwrap_or_else(home).join("barelm")
-        });
-        cache.join("SmolLM2-135M-Instruct.Q4_1.gguf")
-    });
+    let cached = || cache::folder().join(cache::MODEL_FILE);
+    let path = std::env::var_os("BARELM_MODEL").map_or_else(cached, PathBuf::from);
     let file = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let header_bytes = Gguf::parse(&file).unwrap().header_bytes() as usize;
     let (header, file_size) = (&file[..header_bytes], file.len() as u64);

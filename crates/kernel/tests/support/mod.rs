@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use barelm::llm::gguf::{Value, Writer};
 use barelm::llm::quant::{GgmlType, check_scales, dequantize, quantize};
 
 /// Sizes small enough to run everywhere, odd enough to find mistakes.
@@ -158,15 +159,12 @@ impl TestModel {
         self
     }
 
-    /// The GGUF version 3 file.
+    /// The GGUF file.
     pub fn file(&self) -> Vec<u8> {
-        let mut out = b"GGUF".to_vec();
-        let string = |out: &mut Vec<u8>, text: &str| {
-            out.extend((text.len() as u64).to_le_bytes());
-            out.extend(text.as_bytes());
-        };
         let s = &self.sizes;
-        let integers = [
+        let mut writer = Writer::new();
+        writer.put("general.architecture", Value::Str("llama"));
+        for (key, value) in [
             ("llama.block_count", s.layers),
             ("llama.embedding_length", s.dim),
             ("llama.attention.head_count", s.heads),
@@ -175,38 +173,24 @@ impl TestModel {
             ("llama.attention.value_length", s.head_dim),
             ("llama.feed_forward_length", s.ffn),
             ("llama.context_length", s.context),
-        ];
-        let floats = [("llama.rope.freq_base", ROPE_BASE), ("llama.attention.layer_norm_rms_epsilon", EPS)];
-        out.extend(3u32.to_le_bytes());
-        out.extend((self.tensors.len() as u64).to_le_bytes());
-        out.extend((1 + integers.len() as u64 + floats.len() as u64).to_le_bytes());
-        string(&mut out, "general.architecture");
-        out.extend(8u32.to_le_bytes());
-        string(&mut out, "llama");
-        for (key, value) in integers {
-            string(&mut out, key);
-            out.extend(4u32.to_le_bytes());
-            out.extend((value as u32).to_le_bytes());
+        ] {
+            writer.put(key, Value::U32(value as u32));
         }
-        for (key, value) in floats {
-            string(&mut out, key);
-            out.extend(6u32.to_le_bytes());
-            out.extend(value.to_le_bytes());
+        writer.put("llama.rope.freq_base", Value::F32(ROPE_BASE));
+        writer.put("llama.attention.layer_norm_rms_epsilon", Value::F32(EPS));
+        for (name, Tensor { k, rows, ty, .. }) in &self.tensors {
+            let dims = [*k as u64, *rows as u64];
+            writer.tensor::<()>(name, *ty, if *rows == 1 { &dims[..1] } else { &dims }).unwrap();
         }
-        let mut data = Vec::new();
-        for (name, Tensor { k, rows, ty, bytes, .. }) in &self.tensors {
-            string(&mut out, name);
-            let dims: &[usize] = if *rows == 1 { &[*k] } else { &[*k, *rows] };
-            out.extend((dims.len() as u32).to_le_bytes());
-            dims.iter().for_each(|d| out.extend((*d as u64).to_le_bytes()));
-            out.extend((*ty as u32).to_le_bytes());
-            out.extend((data.len() as u64).to_le_bytes());
-            data.extend(bytes);
-            data.resize(data.len().next_multiple_of(32), 0);
-        }
-        out.resize(out.len().next_multiple_of(32), 0);
-        out.extend(data);
-        out
+        let mut file = Vec::new();
+        let sink = |bytes: &[u8]| {
+            file.extend_from_slice(bytes);
+            Ok::<(), ()>(())
+        };
+        let mut data = writer.begin(sink).unwrap();
+        self.tensors.values().for_each(|tensor| data.write(&tensor.bytes).unwrap());
+        data.finish().unwrap();
+        file
     }
 
     fn matvec(&self, name: &str, x: &[f64], inputs: Inputs) -> Vec<f64> {

@@ -120,15 +120,16 @@ impl<'m> KvCache<'m> {
         kernels.to_f16(value, unsafe { self.values.write(at..at + head_dim) });
     }
 
-    /// Sixteen keys, `[head_dim][16]`, of the group that holds `position`.
+    /// Keys of consecutive groups inside one [`BLOCK`], `[groups][head_dim][16]`; position `p` is in group `p / GROUP`.
     ///
     /// # Safety
-    /// - No member appends to this (layer, head) group until the next barrier.
-    pub unsafe fn key_group(&self, layer: usize, head: usize, position: usize) -> &'m [u16] {
+    /// - No member appends to these groups until the next barrier.
+    pub unsafe fn keys(&self, layer: usize, head: usize, groups: Range<usize>) -> &'m [u16] {
         let size = GROUP * self.shape.head_dim;
-        let start = self.head_start(layer, head) + position % self.shape.capacity / GROUP * size;
-        // SAFETY: not written meanwhile (caller).
-        unsafe { self.keys.read(start..start + size) }
+        let slot = groups.start % (self.shape.capacity / GROUP);
+        let start = self.head_start(layer, head) + slot * size;
+        // SAFETY: not written meanwhile (caller); a block never wraps, since the capacity is a multiple of it.
+        unsafe { self.keys.read(start..start + groups.len() * size) }
     }
 
     /// Values of consecutive positions inside one [`BLOCK`], `[positions × head_dim]`.

@@ -88,7 +88,7 @@ pub struct Kernels {
     silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
     rope: unsafe fn(&mut [f32], &[f32], &[f32]),
     to_f16: unsafe fn(&[f32], &mut [u16]),
-    scores16: unsafe fn(&[f32], &[u16], f32, &mut [f32; 16]),
+    scores: unsafe fn(&[f32], &[u16], f32, &mut [f32]),
     max: unsafe fn(&[f32]) -> f32,
     exp_sub: unsafe fn(&mut [f32], f32) -> f32,
     accumulate: unsafe fn(&[f32], &[u16], &mut [f32]),
@@ -252,11 +252,13 @@ impl Kernels {
         unsafe { (self.to_f16)(src, dst) }
     }
 
-    /// Scores of one query against 16 keys stored dimension-major: `out[j] = scale * sum over d of q[d] keys[d][j]`.
-    pub fn scores16(&self, q: &[f32], keys: &[u16], scale: f32, out: &mut [f32; 16]) {
-        assert_eq!(keys.len(), 16 * q.len(), "[head_dim][16]");
+    /// Scores of one query against keys stored dimension-major in groups of 16, `keys` being `[groups][q.len()][16]`:
+    /// `out[16 g + j] = scale * sum over d of q[d] keys[g][d][j]`.
+    pub fn scores(&self, q: &[f32], keys: &[u16], scale: f32, out: &mut [f32]) {
+        assert_eq!(out.len() % 16, 0, "whole groups");
+        assert_eq!(keys.len(), out.len() * q.len(), "[groups][head_dim][16]");
         // SAFETY: the CPU has this table's instructions; lengths agree.
-        unsafe { (self.scores16)(q, keys, scale, out) }
+        unsafe { (self.scores)(q, keys, scale, out) }
     }
 
     /// The largest value; minus infinity of nothing; NaN is passed over.

@@ -233,26 +233,56 @@ pub(super) fn to_f16<S: Registers<N>, const N: usize>(s: S, src: &[f32], dst: &m
     scalar::to_f16(src_rest, dst_rest);
 }
 
+// Four groups of keys at a time: each has its own chain of sums, so that one need not wait for its last.
 #[inline(always)]
-pub(super) fn scores16<S: Registers<N>, const N: usize>(
+pub(super) fn scores<S: Registers<N>, const N: usize>(
     s: S,
     q: &[f32],
     keys: &[u16],
     scale: f32,
-    out: &mut [f32; LANES],
+    out: &mut [f32],
 ) {
-    let mut acc = [s.splat(0.0); N];
     let (keys, _) = keys.as_chunks();
-    for (&q, keys) in q.iter().zip(keys) {
-        let (q, keys) = (s.splat(q), s.widen(keys));
-        for i in 0..N {
-            acc[i] = s.fma(q, keys[i], acc[i]);
+    let (out, _) = out.as_chunks_mut();
+    let (fours, rest) = out.as_chunks_mut();
+    for (four, out) in fours.iter_mut().enumerate() {
+        scores_of::<S, N, 4>(s, q, &keys[4 * four * q.len()..], scale, out);
+    }
+    let whole = 4 * fours.len();
+    for (group, out) in rest.iter_mut().enumerate() {
+        scores_of(s, q, &keys[(whole + group) * q.len()..], scale, core::array::from_mut(out));
+    }
+}
+
+/// [`scores`] of the first `G` groups.
+#[inline(always)]
+fn scores_of<S: Registers<N>, const N: usize, const G: usize>(
+    s: S,
+    q: &[f32],
+    keys: &[[u16; LANES]],
+    scale: f32,
+    out: &mut [[f32; LANES]; G],
+) {
+    let mut groups = [keys; G];
+    for (group, keys) in groups.iter_mut().enumerate() {
+        *keys = &keys[group * q.len()..][..q.len()];
+    }
+    let mut acc = [[s.splat(0.0); N]; G];
+    for (d, &q) in q.iter().enumerate() {
+        let q = s.splat(q);
+        for g in 0..G {
+            let keys = s.widen(&groups[g][d]);
+            for i in 0..N {
+                acc[g][i] = s.fma(q, keys[i], acc[g][i]);
+            }
         }
     }
-    for acc in &mut acc {
-        *acc = s.mul(s.splat(scale), *acc);
+    for (out, mut acc) in out.iter_mut().zip(acc) {
+        for acc in &mut acc {
+            *acc = s.mul(s.splat(scale), *acc);
+        }
+        s.store(out, acc);
     }
-    s.store(out, acc);
 }
 
 #[inline(always)]

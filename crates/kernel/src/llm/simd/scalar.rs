@@ -24,7 +24,7 @@ pub(super) static TABLE: Kernels = Kernels {
     silu_mul,
     rope,
     to_f16,
-    scores16,
+    scores,
     max,
     exp_sub,
     accumulate,
@@ -329,15 +329,17 @@ pub(super) fn to_f16(src: &[f32], dst: &mut [u16]) {
     }
 }
 
-fn scores16(q: &[f32], keys: &[u16], scale: f32, out: &mut [f32; 16]) {
-    let mut acc = [0.0; 16];
+fn scores(q: &[f32], keys: &[u16], scale: f32, out: &mut [f32]) {
     let (keys, _) = keys.as_chunks::<16>();
-    for (&q, keys) in q.iter().zip(keys) {
-        for (acc, &key) in acc.iter_mut().zip(keys) {
-            *acc = fma(q, f16::from_bits(key).to_f32(), *acc);
+    for (group, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+        let mut acc = [0.0; 16];
+        for (&q, keys) in q.iter().zip(&keys[group * q.len()..]) {
+            for (acc, &key) in acc.iter_mut().zip(keys) {
+                *acc = fma(q, f16::from_bits(key).to_f32(), *acc);
+            }
         }
+        *out = acc.map(|acc| scale * acc);
     }
-    *out = acc.map(|acc| scale * acc);
 }
 
 /// The larger of two; `m` where they are equal or `v` is NaN.

@@ -243,14 +243,13 @@ pub(super) const VECTOR_CHECKS: [Check; 13] = [
         kernels.to_f16(&x, &mut ours);
         expected == ours
     }),
-    ("scores16", |kernels, n| {
+    ("scores", |kernels, n| {
         let mut rng = Rng(n as u64);
         let q = rng.values(n);
-        let keys: Vec<u16> = (0..16 * n).map(|_| rng.half()).collect();
-        let (mut expected, mut ours) = ([1.0; 16], [2.0; 16]);
-        scalar().scores16(&q, &keys, 0.125, &mut expected);
-        kernels.scores16(&q, &keys, 0.125, &mut ours);
-        same(&expected, &ours)
+        [16, 64, 112].into_iter().all(|count| {
+            let keys: Vec<u16> = (0..count * n).map(|_| rng.half()).collect();
+            into(count, |out, kernels| kernels.scores(&q, &keys, 0.125, out), kernels)
+        })
     }),
     ("max", |kernels, n| {
         let mut x = Rng(n as u64).values(n);

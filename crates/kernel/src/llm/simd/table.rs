@@ -42,7 +42,7 @@ macro_rules! vector_table {
             silu_mul,
             rope,
             to_f16,
-            scores16,
+            scores,
             max,
             exp_sub,
             accumulate,
@@ -57,7 +57,7 @@ macro_rules! vector_table {
             fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]);
             fn rope(x: &mut [f32], cos: &[f32], sin: &[f32]);
             fn to_f16(src: &[f32], dst: &mut [u16]);
-            fn scores16(q: &[f32], keys: &[u16], scale: f32, out: &mut [f32; 16]);
+            fn scores(q: &[f32], keys: &[u16], scale: f32, out: &mut [f32]);
             fn max(x: &[f32]) -> f32;
             fn exp_sub(x: &mut [f32], max: f32) -> f32;
             fn accumulate(p: &[f32], values: &[u16], out: &mut [f32]);

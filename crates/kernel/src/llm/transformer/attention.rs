@@ -34,13 +34,11 @@ pub(super) unsafe fn attend(kernels: &Kernels, kv: &KvCache<'_>, query: &Query<'
     for block in first / BLOCK..end.div_ceil(BLOCK) {
         let visible = first.max(block * BLOCK)..end.min((block + 1) * BLOCK);
         let mut scores = [0.0f32; BLOCK];
-        for group in visible.start / GROUP..visible.end.div_ceil(GROUP) {
-            // SAFETY: nobody appends meanwhile (caller).
-            let keys = unsafe { kv.key_group(query.layer, query.kv_head, group * GROUP) };
-            let at = group * GROUP - block * BLOCK;
-            let sixteen = (&mut scores[at..at + GROUP]).try_into().expect("a group is sixteen");
-            kernels.scores16(query.q, keys, query.scale, sixteen);
-        }
+        let groups = visible.start / GROUP..visible.end.div_ceil(GROUP);
+        let of_groups = groups.start * GROUP - block * BLOCK..groups.end * GROUP - block * BLOCK;
+        // SAFETY: nobody appends meanwhile (caller).
+        let keys = unsafe { kv.keys(query.layer, query.kv_head, groups) };
+        kernels.scores(query.q, keys, query.scale, &mut scores[of_groups]);
         let weights = &mut scores[visible.start - block * BLOCK..visible.end - block * BLOCK];
         let max = kernels.max(weights);
         let sum = kernels.exp_sub(weights, max);

@@ -143,11 +143,11 @@ impl Case for ReadAll {
             let cache = KvCache::new(SHAPE, keys, values);
             self.out.fill(0.0);
             for (head, out) in self.out.chunks_mut(SHAPE.head_dim).enumerate() {
-                let groups = self.scores.as_chunks_mut::<GROUP>().0;
-                for (group, scores) in groups.iter_mut().enumerate() {
+                for (block, scores) in self.scores.chunks_mut(BLOCK).enumerate() {
+                    let first = block * BLOCK / GROUP;
                     // SAFETY: nobody appends: this thread alone holds the cache.
-                    let keys = unsafe { cache.key_group(0, head, group * GROUP) };
-                    kernels.scores16(&self.query, keys, 1.0, scores);
+                    let keys = unsafe { cache.keys(0, head, first..first + BLOCK / GROUP) };
+                    kernels.scores(&self.query, keys, 1.0, scores);
                 }
                 for (block, scores) in self.scores.chunks(BLOCK).enumerate() {
                     // SAFETY: as above.

@@ -22,11 +22,10 @@ use sha2::{Digest, Sha256};
 
 /// Positions of a window, as in `tools/train-tiny/expect.py`.
 const WINDOW: usize = 512;
-/// How far from the floating-point figure 8-bit activations may take us, in bits per byte. Weights are the same; an
-/// activation is off by at most 1/254 of its block's largest, which moves a prediction both ways, so that nearly all of
-/// it cancels over the 13,000 ids of the excerpt: a hundredth is a wide bound, and a wrong position, norm or
-/// head order costs tenths.
-const ROUNDING: f64 = 0.01;
+/// How far from the floating-point figure 8-bit activations may take us, in bits per byte. The weights are the same; an
+/// activation is off by at most 1/254 of its block's largest, up or down as it happens, so that nearly all of it cancels
+/// over the 13,353 ids of the excerpt (0.0001 is what is seen). A wrong position, norm or head order costs tenths.
+const ROUNDING: f64 = 0.002;
 
 fn asset(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernel/assets").join(name)
@@ -123,7 +122,7 @@ fn unseen_text_is_predicted_better_than_by_n_grams() {
     let ours = with_session(simd::best(), |session, tokenizer| bits_per_byte(session, tokenizer, &text));
     println!("{ours:.4} bits per byte; {figures}");
     assert!((ours - figure("model_in_floating_point")).abs() < ROUNDING, "{ours} against {figures}");
-    for rival in ["kneser_ney_byte_trigram", "kneser_ney_byte_order_3_markov"] {
+    for rival in ["kneser_ney_byte_trigram", "kneser_ney_byte_order_3_markov", "kneser_ney_token_trigram"] {
         assert!(ours < figure(rival), "{ours} against {rival}");
     }
 }

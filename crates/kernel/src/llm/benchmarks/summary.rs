@@ -263,6 +263,9 @@ impl Results {
                 .named()
                 .map(|(_, count)| count.ok().map(|count| count as f64 * per_unit));
             counts[0] = self.instructions_per_unit(result);
+            if result.measurement.emulated {
+                counts[1] = None; // of no processor: see below the table
+            }
             counts
         };
         if micro.iter().any(|(_, result)| counts(result).iter().any(Option::is_some)) {
@@ -291,7 +294,10 @@ impl Results {
             if micro.iter().any(|(_, result)| counts(result)[at].is_some()) {
                 continue;
             }
-            let Err(reason) = micro[0].1.measurement.counters.named()[at].1 else { continue };
+            let reason = match micro[0].1.measurement.counters.named()[at].1 {
+                Err(reason) => reason,
+                Ok(_) => "an emulator's cycles are its instructions once more",
+            };
             match reasons.iter_mut().find(|(known, _)| *known == reason) {
                 Some((_, names)) => {
                     names.push_str(", ");
@@ -345,7 +351,10 @@ impl Results {
             )?;
         }
         if read.is_some() && self.clock == ClockKind::Wall {
-            writeln!(out, "of read: bytes of weights a second, as a share of what memory_read measured.")?;
+            writeln!(
+                out,
+                "of read: bytes of weights a second, of what memory_read measured; above 100 % a cache held them."
+            )?;
         }
         writeln!(out, "pred.: predicted rate on a Cortex-A with NEON at 1 GHz. target: ms per unit.")?;
         if self.results.iter().any(|r| r.name.starts_with("batched_decode")) {

@@ -22,11 +22,13 @@ from tokenizers import Tokenizer
 import network
 import ngram
 
-NEW_TOKENS = 48
+NEW_TOKENS = 32
 # Logits: how far the likeliest token must lie above the second at every step.
-MARGIN = 0.1
+MARGIN = 0.05
 # Prompts are the openings, this many words long, of this many paragraphs of the held-out text.
 OPENING_WORDS, OPENINGS = (2, 3, 4, 5), 400
+# Prompts that are kept.
+KEPT = 8
 
 
 def read(path):
@@ -87,6 +89,16 @@ def openings(text):
     return list(dict.fromkeys(" ".join(p.split()[:words]) for p in chosen for words in OPENING_WORDS))
 
 
+def varied(answers):
+    """KEPT of the answers, each the one with most pairs of tokens that those before it lack: small models go in circles."""
+    chosen, seen = [], set()
+    pairs = lambda answer: set(zip(answer[2], answer[2][1:]))
+    for _ in range(min(KEPT, len(answers))):
+        chosen.append(max(answers, key=lambda answer: (len(pairs(answer) - seen), answer[3])))
+        seen |= pairs(chosen[-1])
+    return chosen
+
+
 def main():
     folder, path = Path(sys.argv[1]), Path(sys.argv[2])
     params, tokenizer = read(path), Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -94,11 +106,11 @@ def main():
     held_out = (folder / "held_out.txt").read_text()
     encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
     clear = greedy(params, tokenizer, openings(held_out))
-    # A text that goes round in circles makes a poor example: many different tokens first.
-    clear.sort(key=lambda answer: (-len(set(answer[2])), -answer[3]))
-    for prompt, _, new, margin in clear[:40]:
-        print(f"{margin:.3f} {prompt!r} -> {tokenizer.decode(new, skip_special_tokens=False)!r}")
     assert clear, "no prompt has clear choices all the way"
+    chosen = varied(clear)
+    print(f"{len(clear)} prompts have clear choices all the way")
+    for prompt, _, new, margin in chosen:
+        print(f"{margin:.3f} {prompt!r} -> {tokenizer.decode(new, skip_special_tokens=False)!r}")
     rivals = ngram.bits_per_byte(folder, [excerpt, held_out])
     report = {
         "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -122,7 +134,7 @@ def main():
                 "text": tokenizer.decode(new, skip_special_tokens=False),
                 "least_margin": round(margin, 4),
             }
-            for prompt, prompt_ids, new, margin in clear[:3]
+            for prompt, prompt_ids, new, margin in chosen
         ],
     }
     lines = re.sub(r"\[[\d,\s]+\]", lambda ids: " ".join(ids[0].split()), json.dumps(report, indent=2))

@@ -21,8 +21,8 @@ pub struct OutputFile {
 }
 
 impl OutputFile {
-    /// Opens `path` for writing. Refuses a directory and `input`, the file that the output is made from.
-    pub fn create(path: &Path, input: &Path) -> Result<Self, Failure> {
+    /// Opens `path` for writing. Refuses a directory and `input`, the file that the output is made from, if there is one.
+    pub fn create(path: &Path, input: Option<&Path>) -> Result<Self, Failure> {
         let existing = fs::metadata(path).ok();
         if existing.as_ref().is_some_and(fs::Metadata::is_dir) {
             return Err(Failure::Message(format!(
@@ -30,8 +30,8 @@ impl OutputFile {
                 path.display()
             )));
         }
-        let real = |path| fs::canonicalize(path).ok();
-        if real(path).is_some_and(|output| real(input) == Some(output)) {
+        let real = |path: &Path| fs::canonicalize(path).ok();
+        if real(path).is_some_and(|output| input.and_then(real) == Some(output)) {
             return Err(Failure::Message(format!("{} is the input; write to another file", path.display())));
         }
         let direct = existing.is_some_and(|existing| !existing.is_file());
@@ -106,12 +106,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (path, input) = (folder.path().join("out"), folder.path().join("in"));
         fs::write(&path, "old").unwrap();
-        let mut unfinished = OutputFile::create(&path, &input).unwrap();
+        let mut unfinished = OutputFile::create(&path, Some(&input)).unwrap();
         unfinished.write_all(b"half").unwrap();
         drop(unfinished);
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(names(folder.path()), ["out"]);
-        let mut file = OutputFile::create(&path, &input).unwrap();
+        let mut file = OutputFile::create(&path, Some(&input)).unwrap();
         file.write_all(b"new").unwrap();
         file.finish().unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
@@ -123,7 +123,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let input = folder.path().join("in");
         fs::write(&input, "model").unwrap();
-        let refused = |path: &Path| OutputFile::create(path, &input).map(|_| ()).unwrap_err().to_string();
+        let refused =
+            |path: &Path| OutputFile::create(path, Some(&input)).map(|_| ()).unwrap_err().to_string();
         assert!(refused(folder.path()).contains("directory"));
         assert!(refused(&folder.path().join(".").join("in")).contains("is the input"));
         assert!(refused(&folder.path().join("none/out")).contains("make its folder"));
@@ -133,10 +134,10 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn devices_are_written_to_and_a_full_one_is_an_error() {
-        let mut file = OutputFile::create(Path::new("/dev/full"), Path::new("/nowhere")).unwrap();
+        let mut file = OutputFile::create(Path::new("/dev/full"), None).unwrap();
         file.write_all(b"bytes").unwrap();
         assert!(file.finish().unwrap_err().to_string().contains("make room"));
-        OutputFile::create(Path::new("/dev/null"), Path::new("/nowhere")).unwrap().finish().unwrap();
+        OutputFile::create(Path::new("/dev/null"), None).unwrap().finish().unwrap();
         assert!(!fs::metadata("/dev/full").unwrap().is_file());
     }
 }

@@ -325,6 +325,7 @@ fn files_that_cannot_be_written_are_named_and_nothing_is_lost() {
     ] {
         refused(&["quantize", &copy, path, "--type", "f16"], 1, part);
         refused(&["logits", &copy, "--ids", "1", "--out", path], 1, part);
+        refused(&["bench", &copy, "--filter", "rms_norm", "--iterations", "2", "--json", path], 1, part);
     }
     refused(&["logits", &copy, "--ids", "99999", "--out", &kept], 1, "not in the vocabulary");
     assert_eq!(fs::read(&kept).unwrap(), b"old");

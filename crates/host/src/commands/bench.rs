@@ -1,7 +1,6 @@
 //! `barelm bench`: the benchmark suite of the library, with the system's clock and threads.
 
 use std::fmt;
-use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -16,6 +15,7 @@ use crate::clock::SystemClock;
 use crate::environment;
 use crate::failure::Failure;
 use crate::model_file::ModelFile;
+use crate::output_file::OutputFile;
 use crate::records::{self, Record};
 
 /// Arguments of `barelm bench`.
@@ -116,15 +116,19 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         environment: &environment,
         ..BenchmarkConfig::default()
     };
+    // Before the long work, so that a path that cannot be written does not cost it.
+    let create = |path| OutputFile::create(path, arguments.model.as_deref());
+    let json = arguments.json.as_deref().map(create).transpose()?;
     let mut written = String::new();
     let mut log = Stderr;
     let results = run_benchmark_suite(&config, &clock, &subject, &mut written, &mut log);
-    if let Some(path) = &arguments.json {
-        fs::write(path, &written).map_err(|error| Failure::because(path.display(), error))?;
-    }
     if results.results.is_empty() && results.failures.is_empty() {
         let filter = arguments.filter.as_deref().unwrap_or_default();
         return Err(Failure::Message(format!("no case has a name with `{filter}` in it")));
+    }
+    if let Some(mut json) = json {
+        json.write_all(written.as_bytes()).map_err(|error| json.failed(error))?;
+        json.finish()?;
     }
     let mut summary = String::new();
     results

@@ -32,7 +32,8 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
     let file = ModelFile::open(&arguments.model)?;
     let gguf = file.parse()?;
     let needs = Needs { context: arguments.ids.len(), window: None, logits: None };
-    let sink = arguments.out.as_deref().map(|path| OutputFile::create(path, &arguments.model)).transpose()?;
+    let sink =
+        arguments.out.as_deref().map(|path| OutputFile::create(path, Some(&arguments.model))).transpose()?;
     let (hash, sink) = with_session(&file, &gguf, &arguments.session, needs, |session| {
         let (mut hash, mut sink) = (LogitsHash::default(), sink);
         for ids in arguments.ids.chunks(usize::from(arguments.session.batch)) {

@@ -91,7 +91,7 @@ pub fn convert(
 ) -> Result<Report, Failure> {
     let file = ModelFile::open(input)?;
     let gguf = file.parse()?;
-    let mut out = OutputFile::create(output, input)?;
+    let mut out = OutputFile::create(output, Some(input))?;
     match quantize(&gguf, ty, pure, &mut out, progress) {
         Ok(report) => out.finish().map(|()| report),
         Err(Error::Write(WriteError::Sink(error))) => Err(out.failed(error)),

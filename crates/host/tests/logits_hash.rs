@@ -8,7 +8,8 @@ mod support;
 use barelm::llm::simd;
 use barelm::llm::tokenizer::{Special, Tokenizer};
 use barelm::llm::transformer::{HASH_PROMPT, hash_of_prompt};
-use support::{expected_hash, on_session, reference_model};
+use support::reference_model;
+use support::session::{expected_hash, on_session};
 
 #[test]
 #[ignore = "needs the model: cargo xtask setup"]

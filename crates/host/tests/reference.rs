@@ -19,7 +19,8 @@ use barelm::llm::transformer::{HASH_PROMPT, Logits, Session, hash_of_prompt};
 use barelm_host::commands::perplexity::{log_sum_exp, parse_ids, score};
 use barelm_host::quantize::quantize;
 use serde_json::Value;
-use support::{all_logits, data, data_bytes, expected_hash, ids, json_lines, on_session, reference_model};
+use support::session::{all_logits, expected_hash, on_session};
+use support::{data, data_bytes, ids, json_lines, reference_model};
 
 /// What a type is held to.
 struct Line {

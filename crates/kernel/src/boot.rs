@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use machine::Machine;
 
 use crate::arch::aarch64::mmu::{Kind, MAP, OutOfTables};
-use crate::arch::aarch64::{cores, exit, vectors};
+use crate::arch::aarch64::{cores, doze, exit, vectors};
 use crate::console;
 
 /// What the boot core is doing, for the last words of a failure.
@@ -155,6 +155,12 @@ fn map(machine: &Machine) -> Result<(), OutOfTables> {
     map.add(rodata_end..image.end.next_multiple_of(4096), Kind::Data)?;
     for guard in cores::guards() {
         map.remove(guard..guard + 4096)?;
+    }
+    if let Some((distributor, interface)) = &machine.interrupts {
+        map.add(pages(distributor.clone()), Kind::Device)?;
+        map.add(pages(interface.clone()), Kind::Device)?;
+        // SAFETY: the tree says that a GICv2 is there, and it was just mapped.
+        unsafe { doze::set_controller(distributor.start, interface.start) };
     }
     map.add(pages(console::base()..console::base() + 4096), Kind::Device)
 }

@@ -4,10 +4,12 @@
 //! 2. [`mmu`] maps memory: nothing is both writable and executable, and stacks end at guard pages.
 //! 3. [`vectors`] reports exceptions.
 //! 4. [`cores`] starts the other cores and runs jobs on all.
-//! 5. [`pmu`] counts events.
-//! 6. [`exit`] ends the machine with a status.
+//! 5. [`doze`] is how they wait.
+//! 6. [`pmu`] counts events.
+//! 7. [`exit`] ends the machine with a status.
 
 pub mod cores;
+pub mod doze;
 mod entry;
 pub mod exit;
 pub mod mmu;

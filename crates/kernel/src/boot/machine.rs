@@ -57,6 +57,8 @@ pub struct Machine {
     pub cores: Vec<u64, MOST>,
     /// Whether QEMU's `virt` machine is what this is.
     pub emulated: bool,
+    /// Distributor and CPU interface of a GICv2, if there is one.
+    pub interrupts: Option<(Range<usize>, Range<usize>)>,
     /// The device tree.
     pub tree: Range<usize>,
     /// Ranges of memory with something in them: image, tree, initrd, what firmware keeps.
@@ -149,7 +151,17 @@ impl Machine {
         let emulated = tree.root().property("compatible").is_some_and(|names| {
             names.value().split(|&byte| byte == 0).any(|name| name == b"linux,dummy-virt")
         });
-        Ok(Machine { ram, initrd, bootargs, cores, emulated, tree: address..end, taken })
+        let is_gic = |node: &FdtNode<'_>| {
+            node.property("compatible").is_some_and(|names| {
+                let names = names.value();
+                names_one(names, b"arm,cortex-a15-gic") || names_one(names, b"arm,gic-400")
+            })
+        };
+        let interrupts = tree.root().children().find(is_gic).and_then(|node| {
+            let mut parts = ranges(node);
+            Some((parts.next()?, parts.next()?))
+        });
+        Ok(Machine { ram, initrd, bootargs, cores, emulated, interrupts, tree: address..end, taken })
     }
 
     /// Bytes of memory.

@@ -9,6 +9,7 @@ use super::line::{Event, LineEditor};
 use super::model::Loaded;
 use super::options::{DEFAULT_TOKENS, Options, Suite};
 use super::{hash, suite};
+use crate::arch::aarch64::doze;
 use crate::boot::{Step, begin, heap_free};
 use crate::console;
 use crate::console_line as line;
@@ -60,7 +61,8 @@ impl Shell<'_> {
     fn read_line(&self, editor: &mut LineEditor) -> Event {
         loop {
             match self.speaker.keys.next().map(|byte| editor.feed(byte, &mut Screen)) {
-                Some(Ok(Event::Pending)) | None => core::hint::spin_loop(),
+                None => doze::relax(u32::MAX),
+                Some(Ok(Event::Pending)) => {}
                 Some(Ok(event)) => return event,
                 // The screen takes everything.
                 Some(Err(fmt::Error)) => {}

@@ -3,10 +3,10 @@
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use cortex_a::asm::{self, barrier};
 use cortex_a::registers::{CNTFRQ_EL0, CNTVCT_EL0, MPIDR_EL1, Readable};
 use smccc::{Hvc, Smc, psci};
 
+use super::doze::{self, relax};
 use super::entry::{_start_core, BOOT_STACK, CoreStart, Stack};
 use super::exit::{Conduit, conduit};
 use super::{mmu, vectors};
@@ -76,6 +76,7 @@ pub fn start(
     wanted: usize,
     mut failed: impl FnMut(u64, StartError),
 ) -> &'static Cores {
+    doze::enable();
     let own = MPIDR_EL1.get() & AFFINITY;
     let wanted = wanted.clamp(1, MAX);
     for affinity in affinities.filter(|&affinity| affinity != own) {
@@ -120,11 +121,14 @@ fn start_core(affinity: u64, index: usize) -> Result<(), StartError> {
 /// Where a started core's Rust begins: it waits for jobs for ever.
 pub(super) extern "C" fn core_main(index: usize) -> ! {
     vectors::install(index);
+    doze::enable();
     CORES.online.fetch_add(1, Ordering::AcqRel);
     let mut done = 0;
     loop {
+        let mut looks = 0u32;
         while CORES.epoch.load(Ordering::Acquire) == done {
-            asm::wfe();
+            relax(looks);
+            looks = looks.saturating_add(1);
         }
         done += 1;
         // SAFETY: `run` has published a job and does not touch it until this core has finished.
@@ -134,13 +138,6 @@ pub(super) extern "C" fn core_main(index: usize) -> ! {
         }
         CORES.finished.fetch_add(1, Ordering::Release);
     }
-}
-
-/// Gives way while waiting. `yield` and nothing else: under `-icount` QEMU runs one core at a time and changes to
-/// the next only here.
-fn relax(_looks: u32) {
-    // SAFETY: a hint.
-    unsafe { core::arch::asm!("yield", options(nomem, nostack)) }
 }
 
 impl Team for Cores {
@@ -160,11 +157,11 @@ impl Team for Cores {
             *self.job.get() = Some(core::mem::transmute::<*const (dyn Fn(Member<'_>) + Sync + '_), Job>(job));
         }
         self.epoch.fetch_add(1, Ordering::Release);
-        barrier::dsb(barrier::ISHST);
-        asm::sev();
         job(Member::new(0, size, &self.barrier, &relax));
+        let mut looks = 0u32;
         while self.finished.load(Ordering::Acquire) != size - 1 {
-            relax(0);
+            relax(looks);
+            looks = looks.saturating_add(1);
         }
     }
 }

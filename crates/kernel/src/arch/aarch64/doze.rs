@@ -1,0 +1,89 @@
+//! Waiting that costs nobody anything: a core that has looked long enough sleeps until its timer wakes it.
+//!
+//! An emulated core that spins keeps a host's processor from the very core it waits for; where the host has other
+//! work too, every barrier then lasts a time slice. `wfi` is the one instruction that QEMU gives the processor back
+//! for (`wfe` and `yield` are nothing to its threads), and it needs an interrupt to end: the virtual timer's, through
+//! a GICv2 (Arm IHI 0048). Interrupts stay masked; a pending one ends `wfi` all the same.
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// Looks without sleep: some tens of microseconds on an emulated core.
+const PATIENCE: u32 = 4000;
+/// Ticks of sleep: about 50 microseconds at QEMU's 62.5 MHz.
+const TICKS: u64 = 3000;
+/// The virtual timer's interrupt number on every Arm machine with a GIC (Arm BSA, private interrupt 11).
+const TIMER: u32 = 27;
+
+const GICD_CTLR: usize = 0x000;
+const GICD_ISENABLER0: usize = 0x100;
+const GICC_CTLR: usize = 0x00;
+const GICC_PMR: usize = 0x04;
+const GICC_HPPIR: usize = 0x18;
+
+static DISTRIBUTOR: AtomicUsize = AtomicUsize::new(0);
+static INTERFACE: AtomicUsize = AtomicUsize::new(0);
+static WAKES: AtomicBool = AtomicBool::new(false);
+
+/// Tells where the interrupt controller is. Without one, nobody sleeps.
+///
+/// # Safety
+/// - They are a GICv2's distributor and CPU interface, mapped as device memory whenever cores run.
+pub unsafe fn set_controller(distributor: usize, interface: usize) {
+    DISTRIBUTOR.store(distributor, Ordering::Relaxed);
+    INTERFACE.store(interface, Ordering::Relaxed);
+    WAKES.store(true, Ordering::Release);
+}
+
+/// Lets this core's timer wake it. A core whose timer does not come through keeps all from sleeping.
+pub fn enable() {
+    if !WAKES.load(Ordering::Acquire) {
+        return;
+    }
+    let (distributor, interface) = (DISTRIBUTOR.load(Ordering::Relaxed), INTERFACE.load(Ordering::Relaxed));
+    let write = |address: usize, value: u32| {
+        // SAFETY: a register of the controller, by `set_controller`'s promise.
+        unsafe { core::ptr::with_exposed_provenance_mut::<u32>(address).write_volatile(value) }
+    };
+    write(distributor + GICD_CTLR, 1);
+    write(distributor + GICD_ISENABLER0, 1 << TIMER);
+    write(interface + GICC_PMR, 0xff);
+    write(interface + GICC_CTLR, 1);
+    // Does it? A timer that has run out must be what the controller would hand over.
+    set_timer(0);
+    let arrived = (0..10_000).any(|_| {
+        // SAFETY: as above.
+        let pending = core::ptr::with_exposed_provenance::<u32>(interface + GICC_HPPIR);
+        // SAFETY: as above.
+        unsafe { pending.read_volatile() & 0x3ff == TIMER }
+    });
+    stop_timer();
+    if !arrived {
+        WAKES.store(false, Ordering::Release);
+    }
+}
+
+/// Gives way while waiting, `looks` fruitless looks into it. `yield` first: under `-icount` QEMU runs one core at a
+/// time and changes to the next only there.
+pub fn relax(looks: u32) {
+    // SAFETY: a hint.
+    unsafe { asm!("yield", options(nomem, nostack)) }
+    if looks >= PATIENCE && WAKES.load(Ordering::Relaxed) {
+        set_timer(TICKS);
+        // SAFETY: it waits; the timer ends it, as `enable` has tried.
+        unsafe { asm!("wfi", options(nomem, nostack)) }
+        stop_timer();
+    }
+}
+
+fn set_timer(ticks: u64) {
+    // SAFETY: nothing else uses the virtual timer, and its interrupt is never taken.
+    unsafe {
+        asm!("msr cntv_tval_el0, {}", "msr cntv_ctl_el0, {}", "isb", in(reg) ticks, in(reg) 1u64, options(nostack));
+    }
+}
+
+fn stop_timer() {
+    // SAFETY: as in `set_timer`.
+    unsafe { asm!("msr cntv_ctl_el0, xzr", "isb", options(nostack)) }
+}

@@ -7,6 +7,7 @@ use barelm::llm::plan::{Plan, SessionConfig};
 use barelm::llm::simd::{self, Kernels};
 use barelm::llm::transformer::Session;
 use clap::Args;
+use memmap2::MmapMut;
 
 use crate::failure::Failure;
 use crate::model_file::ModelFile;
@@ -89,17 +90,18 @@ pub fn with_session<R>(
     work(&mut session)
 }
 
-/// Zeroed memory, or the reason why there is none.
-fn allocate(bytes: u64) -> Result<Vec<u8>, Failure> {
+/// Zeroed memory, in large pages where the system has them, or the reason why there is none.
+fn allocate(bytes: u64) -> Result<MmapMut, Failure> {
     let refused = || {
         Failure::Message(format!(
             "the system refuses {bytes} bytes for the session; use a shorter --context or smaller --batch"
         ))
     };
     let bytes = usize::try_from(bytes).map_err(|_| refused())?;
-    let mut memory = Vec::new();
-    memory.try_reserve_exact(bytes).map_err(|_| refused())?;
-    memory.resize(bytes, 0);
+    let memory = MmapMut::map_anon(bytes).map_err(|_| refused())?;
+    // Large pages save time only, so a system without them is as good.
+    #[cfg(target_os = "linux")]
+    let _ = memory.advise(memmap2::Advice::HugePage);
     Ok(memory)
 }
 

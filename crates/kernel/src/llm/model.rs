@@ -5,7 +5,6 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::arena::Arena;
 use super::gguf::{Gguf, GgufError, TensorInfo};
 use super::kv_cache::MAX_HEAD_DIM;
 use super::plan::Shortfall;
@@ -283,12 +282,17 @@ impl<'a> Layer<'a> {
     }
 }
 
-/// Memory for packed matrices of these sizes: each starts on a 64-byte boundary, the first somewhere in the memory.
+/// Packed matrices start on such boundaries.
+const PACKED_ALIGNMENT: u64 = 64;
+
+/// Bytes from the start of a packed matrix to the next one's.
+fn packed_size(bytes: u64) -> u64 {
+    bytes.div_ceil(PACKED_ALIGNMENT).saturating_mul(PACKED_ALIGNMENT)
+}
+
+/// Memory for packed matrices of these sizes, the gap before the first included.
 pub(crate) fn packed_bytes(sizes: impl Iterator<Item = u64>) -> u64 {
-    const ALIGNMENT: u64 = 64;
-    sizes.fold(ALIGNMENT, |sum, size| {
-        sum.saturating_add(size.saturating_add(ALIGNMENT - 1) & !(ALIGNMENT - 1))
-    })
+    sizes.fold(PACKED_ALIGNMENT, |sum, size| sum.saturating_add(packed_size(size)))
 }
 
 /// Shape and weights, read-only; any number of sessions may share one.
@@ -392,13 +396,16 @@ impl<'a> Model<'a> {
         if available < needed {
             return Err(Shortfall { needed, available });
         }
-        let mut arena = Arena::new(memory);
+        let gap = memory.as_ptr().align_offset(PACKED_ALIGNMENT as usize).min(memory.len());
+        let mut rest = &mut memory[gap..];
         let mut pack = |matrix: &Matrix<'a>| -> Matrix<'b> {
             if kernels.packed_rows().is_none() {
                 return *matrix;
             }
-            let out = arena.take::<u8>(matrix.data().len()).expect("the sizes were just added up");
-            matrix.packed(kernels, out)
+            let size = matrix.data().len();
+            let (out, behind) = core::mem::take(&mut rest).split_at_mut(packed_size(size as u64) as usize);
+            rest = behind;
+            matrix.packed(kernels, &mut out[..size])
         };
         let layers = self.layers.iter().map(|layer| Layer {
             attn_norm: layer.attn_norm.clone(),

@@ -25,6 +25,12 @@ impl<'a, const R: usize> Rows<'a, R> for Packed<'a, R> {
 }
 
 impl<'a, const R: usize> Packed<'a, R> {
+    /// All bytes of the part.
+    #[inline(always)]
+    pub(super) fn bytes(self) -> &'a [u8] {
+        self.0
+    }
+
     /// `BYTES` bytes for all rows from `at` of the block, counted in bytes of one row.
     #[inline(always)]
     pub(super) fn column<const BYTES: usize>(self, at: usize) -> &'a [u8; BYTES] {

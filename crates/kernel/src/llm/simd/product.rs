@@ -68,6 +68,9 @@ pub(super) trait Products<const R: usize>: Copy {
     /// One value for each row.
     fn store(self, out: &mut [f32; R], v: Self::F);
 
+    /// Asks for weights some way behind this block, where that pays.
+    #[inline(always)]
+    fn prefetch(self, _block: Self::Rows<'_>) {}
     /// Scales and minima of one block, widened; the minimum of K types has its sign turned.
     fn scales<const TY: u32>(self, block: Self::Rows<'_>) -> (Self::F, Self::F);
     /// Sub-block `sub` of one block.
@@ -162,6 +165,7 @@ fn quantized_tile<S: Products<R>, const R: usize, const TY: u32>(
     let mut acc = [s.zero(); TILE];
     for b in 0..x.k / ty.block_len() {
         let block = group.part(b * block_bytes, block_bytes);
+        s.prefetch(block);
         let (scale, minimum) = s.scales::<TY>(block);
         for sub in 0..subs {
             let w = s.unpack::<TY>(block, sub);

@@ -14,6 +14,9 @@ use core::arch::x86_64::*;
 
 type Rows<'a> = Packed<'a, 16>;
 
+/// How far ahead weights are asked for, in bytes: a page, where the CPU's own prefetching stops.
+const AHEAD: usize = 4096;
+
 /// Sixteen rows' sub-block of 32 weights; a lane is a row.
 pub(super) struct Unpacked {
     /// Register `j`: weights `4j..4j + 4`, unsigned.
@@ -39,6 +42,14 @@ impl Products<16> for Avx512 {
         fn store(self, out: &mut [f32; 16], v: __m512) {
             // SAFETY: 64 bytes are writable behind the reference; the store needs no alignment.
             unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v) }
+        }
+
+        fn prefetch(self, block: Rows<'_>) {
+            let bytes = block.bytes();
+            for at in (0..bytes.len()).step_by(64) {
+                // Only an address: whether anything lies there does not matter.
+                _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(at + AHEAD).cast());
+            }
         }
 
         fn scales<const TY: u32>(self, block: Rows<'_>) -> (__m512, __m512) {

@@ -25,7 +25,7 @@ mod packed;
 mod product;
 mod scalar;
 mod self_test;
-#[cfg(test)]
+#[cfg(all(test, feature = "llm-transformer"))]
 pub(crate) mod spoiled;
 #[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
 mod table;

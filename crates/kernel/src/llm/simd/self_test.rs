@@ -361,6 +361,17 @@ mod tests {
         }
     }
 
+    #[cfg(all(target_arch = "x86_64", feature = "simd"))]
+    #[test]
+    fn vector_tables_are_there_where_std_finds_their_instructions() {
+        use crate::llm::simd::by_name;
+        extern crate std;
+        use std::arch::is_x86_feature_detected as has;
+        let avx2 = has!("avx2") && has!("fma") && has!("f16c");
+        let avx512 = avx2 && has!("avx512f") && has!("avx512bw") && has!("avx512vnni");
+        assert_eq!((by_name("avx2").is_some(), by_name("avx512").is_some()), (avx2, avx512));
+    }
+
     #[test]
     fn the_self_test_hears_of_every_table_and_passes() {
         let mut heard = 0;

@@ -126,6 +126,7 @@ impl Case for Dot {
 pub struct MatVec {
     kernels: &'static Kernels,
     ty: GgmlType,
+    /// In the layout that the kernels want.
     weights: Vec<u8>,
     exact: Vec<f64>,
     x: Vec<f32>,
@@ -151,10 +152,12 @@ impl MatVec {
     }
 
     fn new(kernels: &'static Kernels, ty: GgmlType, weights: Vec<u8>, exact: Vec<f64>) -> Self {
+        let mut packed = vec![0; weights.len()];
+        kernels.pack(ty, N, &weights, &mut packed);
         Self {
             kernels,
             ty,
-            weights,
+            weights: packed,
             exact,
             x: noise(N, 6),
             q: vec![0; N],
@@ -186,7 +189,7 @@ impl Case for MatVec {
             let x = Activations { k: N, positions: 1, values, blocks };
             let rows = self.weights.chunks(ROWS * row_bytes);
             for (weights, out) in rows.zip(self.out.chunks_mut(ROWS)) {
-                self.kernels.matmul(self.ty, black_box(weights), out.len(), &x, out);
+                self.kernels.matmul_packed(self.ty, black_box(weights), out.len(), &x, out);
             }
             black_box(&self.out);
         }

@@ -11,5 +11,5 @@ pub mod quantize;
 #[cfg(feature = "llm-transformer")]
 pub mod run;
 #[cfg(feature = "llm-transformer")]
-mod setup;
+pub mod setup;
 pub mod tokenize;

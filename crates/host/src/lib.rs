@@ -6,7 +6,8 @@
 //! 3. [`team`] runs the runtime's jobs on rayon's threads.
 //! 4. [`quantize`] makes a file of another type.
 //! 5. [`clock`] times the benchmark suite, [`environment`] says where it ran, [`records`] compares runs.
-//! 6. [`output_file`] is what commands write to, [`failure`] how a command says what went wrong.
+//! 6. [`request`] answers the short form of a benchmark request, for `lm-rs-bench`.
+//! 7. [`output_file`] is what commands write to, [`failure`] how a command says what went wrong.
 
 pub mod cache;
 pub mod cli;
@@ -21,6 +22,8 @@ pub mod output_file;
 pub mod quantize;
 #[cfg(feature = "llm-transformer")]
 pub mod records;
+#[cfg(feature = "llm-transformer")]
+pub mod request;
 #[cfg(feature = "llm-transformer")]
 pub mod team;
 

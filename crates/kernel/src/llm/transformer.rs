@@ -204,6 +204,11 @@ impl<'m> Session<'m> {
         self.model
     }
 
+    /// The kernels it computes with.
+    pub fn kernels(&self) -> &'static Kernels {
+        self.kernels
+    }
+
     /// What the session was built for.
     pub fn config(&self) -> &SessionConfig {
         &self.config

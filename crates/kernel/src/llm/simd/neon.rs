@@ -4,9 +4,8 @@
 //! - `matmul`: what [`super::product`] is made of, for weights of every type.
 //! - `memory`: loads and stores that stay whole on bare metal.
 //!
-//! Among instructions that
-//! do the same on a real core, those are taken that an emulator runs inline: shifts, masks and 16-bit multiply-adds
-//! rather than widening multiplications and pairwise sums.
+//! Among instructions that do the same on a real core, those are taken that an emulator runs inline: shifts, masks and
+//! 16-bit multiply-adds rather than widening multiplications and pairwise sums.
 
 use super::table::vector_table;
 use core::arch::aarch64::*;

@@ -118,12 +118,13 @@ pub(super) fn groups<S: Products<R>, const R: usize, const TY: u32>(
     for first_row in (0..rows / R * R).step_by(R) {
         let group = S::Rows::group(weights, first_row, row_bytes);
         for first in (0..x.positions).step_by(TILE) {
-            // Each call is compiled for its own count, so that a full tile's sums stay in registers.
+            // Each call is compiled for its own count: one position's sum stays in a register, and a full tile's
+            // loops have a known length.
             let count = TILE.min(x.positions - first);
             let acc = match count {
-                1 => tile::<S, R, TY>(s, group, x, first, 1),
-                TILE => tile::<S, R, TY>(s, group, x, first, TILE),
-                _ => tile::<S, R, TY>(s, group, x, first, count),
+                1 => tile::<S, R, TY>(s, group, Positions { x, first, count: 1 }),
+                TILE => tile::<S, R, TY>(s, group, Positions { x, first, count: TILE }),
+                _ => tile::<S, R, TY>(s, group, Positions { x, first, count }),
             };
             for (p, acc) in acc[..count].iter().enumerate() {
                 let at = (first + p) * rows + first_row;
@@ -133,19 +134,25 @@ pub(super) fn groups<S: Products<R>, const R: usize, const TY: u32>(
     }
 }
 
-/// One group of rows times `count` positions from `first` on.
+/// Up to [`TILE`] positions of the activations.
+#[derive(Clone, Copy)]
+struct Positions<'a> {
+    x: &'a Activations<'a>,
+    first: usize,
+    count: usize,
+}
+
+/// One group of rows times a tile of positions.
 #[inline(always)]
 fn tile<S: Products<R>, const R: usize, const TY: u32>(
     s: S,
     group: S::Rows<'_>,
-    x: &Activations<'_>,
-    first: usize,
-    count: usize,
+    positions: Positions<'_>,
 ) -> [S::F; TILE] {
     if const { type_of(TY) }.is_quantized() {
-        quantized_tile::<S, R, TY>(s, group, x, first, count)
+        quantized_tile::<S, R, TY>(s, group, positions)
     } else {
-        float_tile::<S, R, TY>(s, group, x, first, count)
+        float_tile::<S, R, TY>(s, group, positions)
     }
 }
 
@@ -153,9 +160,7 @@ fn tile<S: Products<R>, const R: usize, const TY: u32>(
 fn quantized_tile<S: Products<R>, const R: usize, const TY: u32>(
     s: S,
     group: S::Rows<'_>,
-    x: &Activations<'_>,
-    first: usize,
-    count: usize,
+    Positions { x, first, count }: Positions<'_>,
 ) -> [S::F; TILE] {
     // From the constant, so that offsets in a block need no checks.
     let ty = const { type_of(TY) };
@@ -188,9 +193,7 @@ fn quantized_tile<S: Products<R>, const R: usize, const TY: u32>(
 fn float_tile<S: Products<R>, const R: usize, const TY: u32>(
     s: S,
     group: S::Rows<'_>,
-    x: &Activations<'_>,
-    first: usize,
-    count: usize,
+    Positions { x, first, count }: Positions<'_>,
 ) -> [S::F; TILE] {
     let size = const { type_of(TY) }.block_bytes();
     let whole = x.k / R * R;

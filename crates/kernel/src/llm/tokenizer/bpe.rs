@@ -2,12 +2,13 @@
 //!
 //! Files write bytes as printable characters ("the byte alphabet" of GPT-2): `!`..`~`, `¡`..`¬` and `®`..`ÿ` stand
 //! for themselves, the other 68 bytes are U+0100.. in order. Texts are never rewritten to it: a byte leads to its
-//! symbol by a table, and pairs of symbols to their merge by a hash table over ids.
+//! symbol by a table, pairs of symbols to their merge by a hash table over ids, and most words to their one token by a
+//! hash table over bytes.
 
 use alloc::vec::Vec;
 
 use super::TokenizerError;
-use super::merge::{Merger, Rule, Symbol};
+use super::merge::{Merger, NONE, Rule, Symbol};
 use super::vocab::{Hash, MAX_PROBES, Vocab};
 
 /// Bytes that stand for themselves in the byte alphabet.
@@ -69,13 +70,17 @@ pub(super) fn unspelled(text: &[u8]) -> (Option<u8>, usize) {
 
 #[derive(Clone, Copy)]
 struct Merge {
-    left: u32,
-    right: u32,
+    pair: u64,
     rank: u32,
     merged: u32,
 }
 
-const FREE: Merge = Merge { left: u32::MAX, right: u32::MAX, rank: 0, merged: 0 };
+const FREE: Merge = Merge { pair: u64::MAX, rank: 0, merged: 0 };
+
+/// The key of a pair of symbols. Ids are below `i32::MAX`, so none is that of a free place.
+fn key(left: u32, right: u32) -> u64 {
+    u64::from(left) << 32 | u64::from(right)
+}
 
 /// The merges of a vocabulary.
 pub struct Bpe {
@@ -84,9 +89,15 @@ pub struct Bpe {
     /// Open addressing with linear probing, at most half full.
     merges: Vec<Merge>,
     merge_bits: u32,
-    /// A word that is a token as it stands is that token, whatever the merges say.
-    whole_words: bool,
+    /// Tokens that a word is when it is spelled like them, so that nothing is merged: those that merging gives, or all
+    /// where a word that is a token as it stands is that token, whatever the merges say. By the hash of the word, open
+    /// addressing with linear probing, at most half full; `NONE` or an id.
+    words: Vec<u32>,
+    word_bits: u32,
 }
+
+/// Tokens of more bytes are found by merging.
+const LONGEST_WORD: usize = 32;
 
 impl Bpe {
     /// Reads the merge list of `count` lines: `left right` in order of priority, the first of equal pairs counts. Lines without two
@@ -105,8 +116,13 @@ impl Bpe {
             return Err(TokenizerError::TooManyMerges { merges: count });
         }
         let merge_bits = (count * 2).next_power_of_two().trailing_zeros().max(4);
-        let mut bpe =
-            Bpe { byte_symbols, merges: alloc::vec![FREE; 1 << merge_bits], merge_bits, whole_words };
+        let mut bpe = Bpe {
+            byte_symbols,
+            merges: alloc::vec![FREE; 1 << merge_bits],
+            merge_bits,
+            words: Vec::new(),
+            word_bits: 0,
+        };
         for (rank, line) in merges.take(count).enumerate() {
             // A half may start with a space, so the separator is looked for from the second byte on.
             let Some(space) = line.iter().skip(1).position(|&byte| byte == b' ') else { continue };
@@ -114,18 +130,18 @@ impl Bpe {
             if right.is_empty() {
                 continue;
             }
-            let pair = (vocab.intern(left, b"")?, vocab.intern(right, b"")?);
+            let pair = key(vocab.intern(left, b"")?, vocab.intern(right, b"")?);
             let merged = vocab.intern(left, right)?;
             let mask = bpe.merges.len() - 1;
             let mut slot = bpe.slot(pair);
             let mut probes = 0;
             loop {
                 let found = bpe.merges[slot];
-                if found.left == FREE.left {
-                    bpe.merges[slot] = Merge { left: pair.0, right: pair.1, rank: rank as u32, merged };
+                if found.pair == FREE.pair {
+                    bpe.merges[slot] = Merge { pair, rank: rank as u32, merged };
                     break;
                 }
-                if (found.left, found.right) == pair {
+                if found.pair == pair {
                     break;
                 }
                 slot = (slot + 1) & mask;
@@ -135,20 +151,73 @@ impl Bpe {
                 }
             }
         }
+        bpe.find_words(vocab, whole_words)?;
         Ok(bpe)
+    }
+
+    /// Fills the table of words.
+    fn find_words(&mut self, vocab: &Vocab<'_>, all: bool) -> Result<(), TokenizerError> {
+        let (mut merger, mut word) = (Merger::default(), Vec::new());
+        let word_bits = (vocab.len() * 2).next_power_of_two().trailing_zeros().max(4);
+        let mut words = alloc::vec![NONE; 1 << word_bits];
+        for id in 0..vocab.len() as u32 {
+            word.clear();
+            let mut rest = vocab.any_text(id);
+            while let (Some(byte), length) = unspelled(rest) {
+                word.push(byte);
+                rest = &rest[length..];
+            }
+            if !rest.is_empty() || word.is_empty() {
+                continue; // no word is spelled like this
+            }
+            if !all {
+                if word.len() > LONGEST_WORD {
+                    continue;
+                }
+                self.merge(&mut merger, &word);
+                if !matches!(merger.symbols[..], [Symbol { id: only, .. }] if only == id) {
+                    continue;
+                }
+            }
+            let slot = Hash::new().with(&word).slot(word_bits);
+            let mut slots = (slot..words.len()).chain(0..slot).take(MAX_PROBES);
+            let free = slots.find(|&slot| words[slot] == NONE).ok_or(TokenizerError::Collisions)?;
+            words[free] = id;
+        }
+        (self.words, self.word_bits) = (words, word_bits);
+        Ok(())
+    }
+
+    /// The token that a word is, if the table has one.
+    fn find_word(&self, vocab: &Vocab<'_>, word: &[u8]) -> Option<u32> {
+        if word.len() > vocab.longest() {
+            return None;
+        }
+        let mask = self.words.len() - 1;
+        let mut slot = Hash::new().with(word).slot(self.word_bits);
+        loop {
+            let id = self.words[slot];
+            if id == NONE || is_spelled(word, vocab.any_text(id)) {
+                return (id != NONE).then_some(id);
+            }
+            slot = (slot + 1) & mask;
+        }
+    }
+
+    /// Merges the symbols of `word` in `merger`.
+    fn merge(&self, merger: &mut Merger, word: &[u8]) {
+        merger.symbols.clear();
+        merger.symbols.extend(word.iter().map(|&byte| Symbol::new(self.byte_symbols[byte as usize], 0, 1)));
+        merger.merge(self);
     }
 
     /// Appends the ids of one word.
     pub(super) fn encode(&self, vocab: &Vocab<'_>, merger: &mut Merger, word: &[u8], out: &mut Vec<u32>) {
-        if self.whole_words
-            && let Some(id) = find_word(vocab, word)
-        {
+        if let Some(id) = self.find_word(vocab, word) {
             out.push(id);
             return;
         }
-        merger.symbols.clear();
-        merger.symbols.extend(word.iter().map(|&byte| Symbol::new(self.byte_symbols[byte as usize], 0, 1)));
-        merger.merge(self);
+        self.merge(merger, word);
         for symbol in &merger.symbols {
             if (symbol.id as usize) < vocab.len() {
                 out.push(symbol.id);
@@ -164,26 +233,28 @@ impl Bpe {
 
     /// Bytes on the heap.
     pub fn heap_bytes(&self) -> usize {
-        self.merges.capacity() * size_of::<Merge>()
+        self.merges.capacity() * size_of::<Merge>() + self.words.capacity() * size_of::<u32>()
     }
 
-    fn slot(&self, (left, right): (u32, u32)) -> usize {
-        let key = u64::from(left) << 32 | u64::from(right);
-        let mixed = (key ^ key >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    #[inline]
+    fn slot(&self, pair: u64) -> usize {
+        let mixed = (pair ^ pair >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         ((mixed ^ mixed >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - self.merge_bits)) as usize
     }
 }
 
 impl Rule for Bpe {
+    #[inline]
     fn pair(&self, left: &Symbol, right: &Symbol) -> Option<(u32, u32)> {
         let mask = self.merges.len() - 1;
-        let mut slot = self.slot((left.id, right.id));
+        let pair = key(left.id, right.id);
+        let mut slot = self.slot(pair);
         loop {
             let merge = &self.merges[slot];
-            if merge.left == left.id && merge.right == right.id {
+            if merge.pair == pair {
                 return Some((merge.rank, merge.merged));
             }
-            if merge.left == FREE.left {
+            if merge.pair == FREE.pair {
                 return None;
             }
             slot = (slot + 1) & mask;
@@ -191,19 +262,22 @@ impl Rule for Bpe {
     }
 }
 
-/// The token that spells exactly `word`.
-fn find_word(vocab: &Vocab<'_>, word: &[u8]) -> Option<u32> {
-    if word.len() > vocab.longest() {
-        return None;
-    }
-    let hash = word.iter().fold(Hash::new(), |hash, &byte| hash.with(spelled(byte, &mut [0; 2])));
-    vocab.find_hashed(hash, |text| {
-        let mut rest = text;
-        for &byte in word {
-            let mut buffer = [0; 2];
-            let Some(after) = rest.strip_prefix(spelled(byte, &mut buffer)) else { return false };
-            rest = after;
+/// Whether `text` is `word` in the byte alphabet.
+fn is_spelled(word: &[u8], text: &[u8]) -> bool {
+    let mut at = 0;
+    for &byte in word {
+        let code = ALPHABET[byte as usize];
+        let same = if code < 128 {
+            text.get(at) == Some(&(code as u8))
+        } else {
+            let (lead, trail) = (0xc0 | (code >> 6) as u8, 0x80 | (code & 0x3f) as u8);
+            at += 1;
+            text.get(at - 1) == Some(&lead) && text.get(at) == Some(&trail)
+        };
+        if !same {
+            return false;
         }
-        rest.is_empty()
-    })
+        at += 1;
+    }
+    at == text.len()
 }

@@ -68,31 +68,48 @@ impl Merger {
         if self.symbols.len() <= SHORT { self.merge_short(rule) } else { self.merge_long(rule) }
     }
 
+    // Nothing moves: a bit says which symbols live, the last to die on the left of its neighbor.
     fn merge_short(&mut self, rule: &impl Rule) {
-        let symbols = &mut self.symbols;
-        self.steps += symbols.len() as u64;
-        for left in 0..symbols.len().saturating_sub(1) {
-            set_pair(symbols, left, left + 1, rule);
+        let Merger { symbols, steps, .. } = self;
+        let count = symbols.len();
+        let mut living = (1u32 << count) - 1;
+        // Of the pair of each symbol and the next: what `priority` and `merged` of a symbol are in `merge_long`.
+        let (mut priorities, mut merged) = ([NONE; SHORT], [NONE; SHORT]);
+        *steps += count as u64;
+        for (left, pair) in symbols.windows(2).enumerate() {
+            (priorities[left], merged[left]) = rule.pair(&pair[0], &pair[1]).unwrap_or((NONE, NONE));
         }
         loop {
-            self.steps += symbols.len() as u64;
+            *steps += count as u64;
             let mut best = (NONE, 0);
-            for (left, symbol) in symbols.iter().enumerate() {
-                if symbol.priority < best.0 {
-                    best = (symbol.priority, left);
+            for (left, &priority) in priorities[..count].iter().enumerate() {
+                if priority < best.0 {
+                    best = (priority, left);
                 }
             }
             let (priority, left) = best;
             if priority == NONE {
-                return;
+                break;
             }
-            symbols[left].id = symbols[left].merged;
-            symbols[left].length += symbols[left + 1].length;
-            symbols.remove(left + 1);
-            set_pair(symbols, left, left + 1, rule);
+            let after = |left: usize| left + 1 + (living >> (left + 1)).trailing_zeros() as usize;
+            let right = after(left);
+            let next = after(right);
+            living &= !(1 << right);
+            symbols[left].id = merged[left];
+            symbols[left].length += symbols[right].length;
+            symbols[right].length = 0;
+            priorities[right] = NONE;
+            let pair = symbols.get(next).and_then(|next| rule.pair(&symbols[left], next));
+            (priorities[left], merged[left]) = pair.unwrap_or((NONE, NONE));
             if left > 0 {
-                set_pair(symbols, left - 1, left, rule);
+                // The first symbol lives as long as any.
+                let previous = (living & ((1 << left) - 1)).ilog2() as usize;
+                let pair = rule.pair(&symbols[previous], &symbols[left]);
+                (priorities[previous], merged[previous]) = pair.unwrap_or((NONE, NONE));
             }
+        }
+        if living.count_ones() as usize != count {
+            symbols.retain(|symbol| symbol.length != 0);
         }
     }
 
@@ -142,6 +159,7 @@ fn entry(symbols: &[Symbol], left: usize) -> Reverse<u64> {
 }
 
 /// Looks up the pair of `left` and `right` and notes it in `left`; false if they never merge.
+#[inline(always)] // the rule's constants stay in registers from pair to pair
 fn set_pair(symbols: &mut [Symbol], left: usize, right: usize, rule: &impl Rule) -> bool {
     let pair = symbols.get(right).and_then(|right| rule.pair(&symbols[left], right));
     let (priority, merged) = pair.unwrap_or((NONE, NONE));

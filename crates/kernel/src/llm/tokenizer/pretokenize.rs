@@ -4,7 +4,7 @@
 //! splitter that takes the next word from the front, so no expression is compiled and no text makes it backtrack:
 //! the work is linear in the length of the text.
 
-use super::unicode::{Class, class_of};
+use super::unicode::{Class, class_of, class_of_byte};
 
 /// How a text is cut into words, as `tokenizer.ggml.pre` of a model file says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -84,14 +84,14 @@ impl<'t> Iterator for Words<'t> {
                 if let Some((Class::Number, length)) = first(rest) {
                     length
                 } else {
-                    self.in_segment(|c| class_of(c) == Class::Number)
+                    self.in_segment(|text| run_of(text, |class| class != Class::Number))
                 }
             }
             PreTokenizer::Default => match first(rest) {
                 Some((Class::Number, _)) => number_by_three(rest),
                 _ if rest.starts_with(' ') && starts_with_number(&rest[1..]) => 1,
                 _ => match run(rest, is_default_punctuation) {
-                    0 => self.in_segment(is_default_punctuation),
+                    0 => self.in_segment(|text| run(text, |c| !is_default_punctuation(c))),
                     length => length,
                 },
             },
@@ -103,16 +103,17 @@ impl<'t> Iterator for Words<'t> {
 }
 
 impl Words<'_> {
-    /// GPT-2's rule within the segment that ends before the next character that `cuts`.
-    fn in_segment(&mut self, cuts: impl Fn(char) -> bool) -> usize {
+    /// GPT-2's rule within the segment whose length `uncut` finds.
+    fn in_segment(&mut self, uncut: impl Fn(&str) -> usize) -> usize {
         if self.position >= self.segment_end {
-            self.segment_end = self.position + run(&self.text[self.position..], |c| !cuts(c));
+            self.segment_end = self.position + uncut(&self.text[self.position..]);
         }
         gpt2(&self.text[self.position..self.segment_end])
     }
 }
 
 /// Class and length in bytes of the first character.
+#[inline]
 fn first(text: &str) -> Option<(Class, usize)> {
     text.chars().next().map(|c| (class_of(c), c.len_utf8()))
 }
@@ -120,6 +121,19 @@ fn first(text: &str) -> Option<(Class, usize)> {
 /// Length in bytes of the longest start of `text` whose characters all match.
 fn run(text: &str, matches: impl Fn(char) -> bool) -> usize {
     text.char_indices().find(|&(_, c)| !matches(c)).map_or(text.len(), |(at, _)| at)
+}
+
+/// Length in bytes of the longest start of `text` whose characters are all of the classes that match.
+#[inline]
+fn run_of(text: &str, matches: impl Fn(Class) -> bool) -> usize {
+    // ASCII is not decoded.
+    let bytes = text.as_bytes();
+    let ascii = bytes.iter().position(|&byte| !class_of_byte(byte).is_some_and(&matches));
+    match ascii {
+        None => text.len(),
+        Some(at) if bytes[at] < 128 => at,
+        Some(at) => at + run(&text[at..], |c| matches(class_of(c))),
+    }
 }
 
 /// Length of the first word by `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`.
@@ -130,10 +144,10 @@ fn gpt2(text: &str) -> usize {
     let skip = usize::from(text.as_bytes()[0] == b' ');
     let after = &text[skip..];
     let matched = match first(after) {
-        Some((Class::Letter, _)) => run(after, |c| class_of(c) == Class::Letter),
-        Some((Class::Number, _)) => run(after, |c| class_of(c) == Class::Number),
+        Some((Class::Letter, _)) => run_of(after, |class| class == Class::Letter),
+        Some((Class::Number, _)) => run_of(after, |class| class == Class::Number),
         Some((Class::Space, _)) | None => return white_space(text),
-        Some(_) => run(after, |c| class_of(c).is_symbol()),
+        Some(_) => run_of(after, Class::is_symbol),
     };
     skip + matched
 }
@@ -146,7 +160,7 @@ fn llama3(text: &str, digits: usize) -> usize {
         return length;
     }
     let Some((class, length)) = first(text) else { return 0 };
-    let letters = |from: usize| from + run(&text[from..], |c| class_of(c) == Class::Letter);
+    let letters = |from: usize| from + run_of(&text[from..], |class| class == Class::Letter);
     match class {
         Class::Letter => return letters(length),
         Class::Number => {
@@ -161,13 +175,13 @@ fn llama3(text: &str, digits: usize) -> usize {
         _ => {}
     }
     let skip = usize::from(bytes[0] == b' ');
-    let symbols = run(&text[skip..], |c| class_of(c).is_symbol());
+    let symbols = run_of(&text[skip..], Class::is_symbol);
     if symbols > 0 {
         let end = skip + symbols;
         return end + bytes[end..].iter().take_while(|&&byte| byte == b'\r' || byte == b'\n').count();
     }
     // Up to and with the last line end of the white space, if it has one.
-    let spaces = run(text, |c| class_of(c) == Class::Space);
+    let spaces = run_of(text, |class| class == Class::Space);
     match bytes[..spaces].iter().rposition(|&byte| byte == b'\r' || byte == b'\n') {
         Some(last) => last + 1,
         None => white_space(text),
@@ -189,7 +203,7 @@ fn contraction(bytes: &[u8], fold: impl Fn(u8) -> u8) -> Option<usize> {
 
 /// Length by `\s+(?!\S)|\s+`: white space before a word leaves its last character to the word.
 fn white_space(text: &str) -> usize {
-    let length = run(text, |c| class_of(c) == Class::Space);
+    let length = run_of(text, |class| class == Class::Space);
     let last = text[..length].chars().next_back().map_or(0, char::len_utf8);
     if length < text.len() && length > last { length - last } else { length }
 }

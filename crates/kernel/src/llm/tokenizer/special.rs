@@ -13,6 +13,8 @@ pub struct Specials {
     sorted: Vec<u32>,
     /// Where in `sorted` the texts that start with each byte begin; the last entry is the end.
     first_byte: [u32; 257],
+    /// Whether any text starts with each byte.
+    starts: [bool; 256],
     /// For each place in `sorted` its turn: the longest text has turn 0.
     turns: Vec<u32>,
     /// Places in `sorted` by turn.
@@ -50,7 +52,8 @@ impl Specials {
         for (turn, &place) in by_turn.iter().enumerate() {
             turns[place as usize] = turn as u32;
         }
-        Specials { sorted, first_byte, turns, by_turn }
+        let starts = core::array::from_fn(|byte| first_byte[byte] < first_byte[byte + 1]);
+        Specials { sorted, first_byte, starts, turns, by_turn }
     }
 
     /// Bytes on the heap.
@@ -64,10 +67,10 @@ impl Specials {
         let counts = |id: u32| parse || vocab.kind(id) == Some(TokenKind::UserDefined);
         let mut occurs = [0u64; TURN_BITS / 64];
         let mut any = false;
-        for (start, &byte) in text.iter().enumerate() {
-            if self.first_byte[usize::from(byte)] == self.first_byte[usize::from(byte) + 1] {
-                continue;
-            }
+        let mut from = 0;
+        while let Some(ahead) = text[from..].iter().position(|&byte| self.starts[usize::from(byte)]) {
+            let start = from + ahead;
+            from = start + 1;
             self.matches_at(vocab, &text[start..], |place| {
                 if counts(self.sorted[place]) {
                     let bit = self.turns[place] as usize % TURN_BITS;

@@ -75,12 +75,33 @@ const fn run_from(mut run: usize, code: u32) -> usize {
     run
 }
 
-/// The class of a character.
-pub fn class_of(c: char) -> Class {
-    let code = c as u32;
-    if code < 128 {
-        return ASCII[code as usize];
+/// Classes of the bytes that are a character by themselves.
+static BYTES: [Option<Class>; 256] = {
+    let mut classes = [None; 256];
+    let mut i = 0;
+    while i < 128 {
+        classes[i] = Some(ASCII[i]);
+        i += 1;
     }
+    classes
+};
+
+/// The class of a byte of UTF-8 that is a character, of ASCII.
+#[inline]
+pub(super) fn class_of_byte(byte: u8) -> Option<Class> {
+    BYTES[usize::from(byte)]
+}
+
+/// The class of a character.
+#[inline]
+pub fn class_of(c: char) -> Class {
+    match ASCII.get(c as usize) {
+        Some(&class) => class,
+        None => class_beyond_ascii(c as u32),
+    }
+}
+
+fn class_beyond_ascii(code: u32) -> Class {
     let (low, high) = if code < INDEXED {
         let block = (code >> 8) as usize;
         (BLOCKS[block] as usize, BLOCKS[block + 1] as usize + 1)

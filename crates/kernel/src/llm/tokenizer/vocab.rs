@@ -58,7 +58,7 @@ impl Hash {
     }
 
     /// A slot of a table of `1 << bits`.
-    fn slot(self, bits: u32) -> usize {
+    pub(super) fn slot(self, bits: u32) -> usize {
         (self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - bits)) as usize
     }
 }
@@ -146,12 +146,7 @@ impl<'a> Vocab<'a> {
 
     /// The token with exactly this text.
     pub fn find(&self, text: &[u8]) -> Option<u32> {
-        self.find_hashed(Hash::new().with(text), |other| other == text)
-    }
-
-    /// The token whose text has this hash and is accepted by `same`.
-    pub(super) fn find_hashed(&self, hash: Hash, same: impl Fn(&[u8]) -> bool) -> Option<u32> {
-        match self.probe(hash, same) {
+        match self.probe(Hash::new().with(text), |other| other == text) {
             Ok(Slot::Taken(id)) if (id as usize) < self.texts.len() => Some(id),
             _ => None,
         }

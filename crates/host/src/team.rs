@@ -1,27 +1,55 @@
 //! Rayon's threads as a [`Team`]: every job runs once on each of them, at the same time.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use barelm::llm::pool::{Barrier, Member, Solo, Team};
+use barelm::llm::pool::{Barrier, Member, Solo, Team, Wait};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// How long a member spins at a barrier before it gives its core away. Longer spinning with more threads than free
-/// cores keeps the late members from running at all.
+/// How long a member spins at a barrier before it sleeps. Spinning longer with more threads than free cores keeps
+/// the late members from running at all.
 const SPIN: Duration = Duration::from_micros(2);
 
-/// Looks at the barrier between yields before a member sleeps instead.
-const YIELDS: u32 = 256;
+/// How threads wait: they spin for a moment, then sleep until woken. Never `sched_yield`: beside other work it
+/// hands over a whole time slice to each of the others.
+struct Parking {
+    /// Openings of the barrier.
+    opened: AtomicU32,
+    sleepers: AtomicU32,
+    spins: u32,
+}
 
-/// How long a member sleeps between looks once spinning and yielding did not help.
-const NAP: Duration = Duration::from_micros(50);
+impl Wait for Parking {
+    fn mark(&self) -> u32 {
+        self.opened.load(Ordering::SeqCst)
+    }
+
+    fn relax(&self, looks: u32, mark: u32) {
+        if looks < self.spins {
+            std::hint::spin_loop();
+            return;
+        }
+        // Whoever opens the barrier either sees this sleeper, or has changed `opened` before the sleep looks at it.
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        atomic_wait::wait(&self.opened, mark);
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn wake(&self) {
+        self.opened.fetch_add(1, Ordering::SeqCst);
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
+            atomic_wait::wake_all(&self.opened);
+        }
+    }
+}
 
 /// A fixed number of threads that run one job together.
 pub struct ThreadTeam {
     /// Absent for a team of one, whose job runs on the caller.
     pool: Option<ThreadPool>,
     barrier: Barrier,
-    spins: u32,
+    parking: Parking,
 }
 
 /// Why no team could be made.
@@ -58,7 +86,9 @@ impl ThreadTeam {
                     .map_err(TeamError::Spawn)?,
             ),
         };
-        Ok(ThreadTeam { pool, barrier: Barrier::new(), spins: spins_in(SPIN) })
+        let parking =
+            Parking { opened: AtomicU32::new(0), sleepers: AtomicU32::new(0), spins: spins_in(SPIN) };
+        Ok(ThreadTeam { pool, barrier: Barrier::new(), parking })
     }
 
     /// A team as large as the cores this process may use.
@@ -90,17 +120,8 @@ impl Team for ThreadTeam {
 
     fn run(&self, job: &(dyn Fn(Member<'_>) + Sync)) {
         let Some(pool) = &self.pool else { return Solo.run(job) };
-        let relax = |looks: u32| {
-            if looks < self.spins {
-                std::hint::spin_loop();
-            } else if looks < self.spins + YIELDS {
-                std::thread::yield_now();
-            } else {
-                std::thread::sleep(NAP);
-            }
-        };
         pool.broadcast(|context| {
-            job(Member::new(context.index(), context.num_threads(), &self.barrier, &relax));
+            job(Member::new(context.index(), context.num_threads(), &self.barrier, &self.parking));
         });
     }
 }

@@ -26,7 +26,9 @@ impl Team for Threads {
         std::thread::scope(|scope| {
             for index in 0..self.0 {
                 let barrier = &barrier;
-                scope.spawn(move || job(Member::new(index, self.0, barrier, &|_| std::thread::yield_now())));
+                scope.spawn(move || {
+                    job(Member::new(index, self.0, barrier, &|_: u32| std::thread::yield_now()))
+                });
             }
         });
     }

@@ -18,6 +18,27 @@ pub trait Team: Sync {
     fn run(&self, job: &(dyn Fn(Member<'_>) + Sync));
 }
 
+/// How a platform waits for others. A closure that gives way, taking the number of fruitless looks, is the simplest.
+pub trait Wait: Sync {
+    /// What [`Self::relax`] is to be handed; taken before the look that decides to wait.
+    fn mark(&self) -> u32 {
+        0
+    }
+
+    /// Gives way after `looks` fruitless looks. May sleep until [`Self::wake`] is called, and must return if that has
+    /// happened since `mark` was taken.
+    fn relax(&self, looks: u32, mark: u32);
+
+    /// What was waited for has happened.
+    fn wake(&self) {}
+}
+
+impl<F: Fn(u32) + Sync> Wait for F {
+    fn relax(&self, looks: u32, _: u32) {
+        self(looks);
+    }
+}
+
 /// One worker's view of the team during a job.
 #[derive(Clone, Copy)]
 pub struct Member<'a> {
@@ -25,7 +46,7 @@ pub struct Member<'a> {
     pub index: usize,
     /// Members in the job.
     pub count: usize,
-    barrier: Option<(&'a Barrier, &'a dyn Fn(u32))>,
+    barrier: Option<(&'a Barrier, &'a dyn Wait)>,
 }
 
 impl<'a> Member<'a> {
@@ -34,17 +55,16 @@ impl<'a> Member<'a> {
         Member { index: 0, count: 1, barrier: None }
     }
 
-    /// Member `index` of `count`, meeting the others at `barrier`; `relax` is called between looks at it, with the
-    /// number of looks so far.
-    pub fn new(index: usize, count: usize, barrier: &'a Barrier, relax: &'a dyn Fn(u32)) -> Self {
+    /// Member `index` of `count`, meeting the others at `barrier`, where all wait in the same `way`.
+    pub fn new(index: usize, count: usize, barrier: &'a Barrier, way: &'a dyn Wait) -> Self {
         assert!(index < count, "member {index} of {count}");
-        Member { index, count, barrier: Some((barrier, relax)) }
+        Member { index, count, barrier: Some((barrier, way)) }
     }
 
     /// Waits until every member has come here. What each wrote before is visible to all after.
     pub fn barrier(&self) {
-        if let Some((barrier, relax)) = self.barrier {
-            barrier.wait(self.count, relax);
+        if let Some((barrier, way)) = self.barrier {
+            barrier.wait(self.count, way);
         }
     }
 
@@ -89,17 +109,22 @@ impl Barrier {
         Barrier { arrived: AtomicUsize::new(0), generation: AtomicUsize::new(0) }
     }
 
-    /// Waits until `count` members have called this; `relax(n)` runs after the `n`-th fruitless look.
-    pub fn wait(&self, count: usize, relax: &dyn Fn(u32)) {
+    /// Waits until `count` members have called this, all in the same `way`.
+    pub fn wait(&self, count: usize, way: &dyn Wait) {
         let generation = self.generation.load(Ordering::Acquire);
         if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == count {
             self.arrived.store(0, Ordering::Relaxed);
             self.generation.store(generation.wrapping_add(1), Ordering::Release);
+            way.wake();
             return;
         }
         let mut looks = 0u32;
-        while self.generation.load(Ordering::Acquire) == generation {
-            relax(looks);
+        loop {
+            let mark = way.mark();
+            if self.generation.load(Ordering::Acquire) != generation {
+                return;
+            }
+            way.relax(looks, mark);
             looks = looks.saturating_add(1);
         }
     }
@@ -118,7 +143,7 @@ mod tests {
             for count in 1..6 {
                 let mut next = 0;
                 for index in 0..count {
-                    let share = Member::new(index, count, &barrier, &|_| {}).share(items, grain);
+                    let share = Member::new(index, count, &barrier, &|_: u32| {}).share(items, grain);
                     assert_eq!(share.start, next);
                     next = share.end;
                 }
@@ -135,7 +160,7 @@ mod tests {
             for index in 0..3 {
                 let (barrier, here) = (&barrier, &here);
                 scope.spawn(move || {
-                    let relax = |_| std::thread::yield_now();
+                    let relax = |_: u32| std::thread::yield_now();
                     let member = Member::new(index, 3, barrier, &relax);
                     for round in 0..rounds {
                         here.fetch_add(1, Ordering::Relaxed);

@@ -264,20 +264,19 @@ impl Rule for Bpe {
 
 /// Whether `text` is `word` in the byte alphabet.
 fn is_spelled(word: &[u8], text: &[u8]) -> bool {
-    let mut at = 0;
+    let mut rest = text;
     for &byte in word {
-        let code = ALPHABET[byte as usize];
-        let same = if code < 128 {
-            text.get(at) == Some(&(code as u8))
-        } else {
-            let (lead, trail) = (0xc0 | (code >> 6) as u8, 0x80 | (code & 0x3f) as u8);
-            at += 1;
-            text.get(at - 1) == Some(&lead) && text.get(at) == Some(&trail)
+        // Of the two kinds of bytes that stand for themselves, the one whose character is a byte.
+        rest = match *rest {
+            [one, ref after @ ..] if byte.is_ascii_graphic() && one == byte => after,
+            [lead, trail, ref after @ ..] if !byte.is_ascii_graphic() => {
+                if [lead, trail] != *spelled(byte, &mut [0; 2]) {
+                    return false;
+                }
+                after
+            }
+            _ => return false,
         };
-        if !same {
-            return false;
-        }
-        at += 1;
     }
-    at == text.len()
+    rest.is_empty()
 }

@@ -53,7 +53,7 @@ impl PreTokenizer {
 
     /// The words of `text`, in order; put together they are `text`.
     pub fn words(self, text: &str) -> Words<'_> {
-        Words { kind: self, text, position: 0, segment_end: 0 }
+        Words { kind: self, rest: text, segment: 0 }
     }
 }
 
@@ -61,18 +61,17 @@ impl PreTokenizer {
 #[derive(Clone, Debug)]
 pub struct Words<'t> {
     kind: PreTokenizer,
-    text: &'t str,
-    /// Byte where the next word starts.
-    position: usize,
-    /// GPT-2's rule sees no further than this; found anew when `position` reaches it.
-    segment_end: usize,
+    /// What is left.
+    rest: &'t str,
+    /// Of that so many bytes, GPT-2's rule sees no further; found anew when it is 0.
+    segment: usize,
 }
 
 impl<'t> Iterator for Words<'t> {
     type Item = &'t str;
 
     fn next(&mut self) -> Option<&'t str> {
-        let rest = &self.text[self.position..];
+        let rest = self.rest;
         if rest.is_empty() {
             return None;
         }
@@ -96,19 +95,19 @@ impl<'t> Iterator for Words<'t> {
                 },
             },
         };
-        let (start, end) = (self.position, self.position + length);
-        self.position = end;
-        Some(&self.text[start..end])
+        let (word, rest) = rest.split_at(length);
+        (self.rest, self.segment) = (rest, self.segment.saturating_sub(length));
+        Some(word)
     }
 }
 
 impl Words<'_> {
     /// GPT-2's rule within the segment whose length `uncut` finds.
     fn in_segment(&mut self, uncut: impl Fn(&str) -> usize) -> usize {
-        if self.position >= self.segment_end {
-            self.segment_end = self.position + uncut(&self.text[self.position..]);
+        if self.segment == 0 {
+            self.segment = uncut(self.rest);
         }
-        gpt2(&self.text[self.position..self.segment_end])
+        gpt2(&self.rest[..self.segment])
     }
 }
 
@@ -138,10 +137,18 @@ fn run_of(text: &str, matches: impl Fn(Class) -> bool) -> usize {
 
 /// Length of the first word by `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`.
 fn gpt2(text: &str) -> usize {
-    if let Some(length) = contraction(text.as_bytes(), |byte| byte) {
+    let bytes = text.as_bytes();
+    let skip = usize::from(bytes[0] == b' ');
+    // Most words are ASCII letters behind a space.
+    let letters = bytes[skip..].iter().position(|&byte| class_of_byte(byte) != Some(Class::Letter));
+    match letters {
+        None if bytes.len() > skip => return bytes.len(),
+        Some(count) if count > 0 && bytes[skip + count] < 128 => return skip + count,
+        _ => {}
+    }
+    if let Some(length) = contraction(bytes, |byte| byte) {
         return length;
     }
-    let skip = usize::from(text.as_bytes()[0] == b' ');
     let after = &text[skip..];
     let matched = match first(after) {
         Some((Class::Letter, _)) => run_of(after, |class| class == Class::Letter),

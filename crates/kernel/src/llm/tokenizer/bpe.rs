@@ -238,8 +238,8 @@ impl Bpe {
 
     #[inline]
     fn slot(&self, pair: u64) -> usize {
-        let mixed = (pair ^ pair >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        ((mixed ^ mixed >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - self.merge_bits)) as usize
+        // A multiplicative hash of both ids: the right one's upper product bits plus the left one's lower ones.
+        (pair.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - self.merge_bits)) as usize
     }
 }
 

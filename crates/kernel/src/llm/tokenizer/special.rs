@@ -64,6 +64,9 @@ impl Specials {
     /// Fills `marks` with one entry a byte of text: at the first byte of a special token its id. False, and
     /// `marks` left as it was, if the text holds none. Control and unknown tokens count only when `parse`.
     pub(super) fn mark(&self, vocab: &Vocab<'_>, text: &[u8], parse: bool, marks: &mut Vec<u32>) -> bool {
+        if self.sorted.is_empty() {
+            return false;
+        }
         let counts = |id: u32| parse || vocab.kind(id) == Some(TokenKind::UserDefined);
         let mut occurs = [0u64; TURN_BITS / 64];
         let mut any = false;

@@ -114,6 +114,17 @@ impl BenchmarkConfig<'_> {
         }
     }
 
+    /// How a case that takes long is measured: one call a sample.
+    fn end_to_end_effort(&self) -> Effort {
+        Effort {
+            warmup: self.end_to_end_warmup,
+            samples: self.end_to_end_iterations.max(3),
+            min_samples: 3,
+            limit_s: self.end_to_end_limit_s,
+            calls: Some(1),
+        }
+    }
+
     /// Whether the filter lets the case `name` through.
     pub fn wants(&self, name: &str) -> bool {
         self.filter.is_none_or(|filter| name.contains(filter))

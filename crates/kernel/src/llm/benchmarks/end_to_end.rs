@@ -9,7 +9,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::hint::black_box;
 
-use super::case::{Case, Effort, Work, WrongAnswer};
+use super::case::{Case, Work, WrongAnswer};
 use super::clock::{Clock, ClockKind};
 use super::{Runner, Subject};
 use crate::llm::gguf::Gguf;
@@ -121,13 +121,7 @@ fn of_model<C: Clock + ?Sized>(
             return;
         }
     };
-    let effort = Effort {
-        warmup: config.end_to_end_warmup,
-        samples: config.end_to_end_iterations.max(3),
-        min_samples: 3,
-        limit_s: config.end_to_end_limit_s,
-        calls: Some(1),
-    };
+    let effort = config.end_to_end_effort();
     for (kind, case) in CASES {
         if !wanted(runner, case, name) {
             continue;

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use core::hint::black_box;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::case::{Case, Effort, Work, WrongAnswer};
+use super::case::{Case, Work, WrongAnswer};
 use super::clock::Clock;
 use super::{Runner, Subject};
 use crate::llm::pool::Team;
@@ -47,14 +47,7 @@ pub(super) fn run<C: Clock + ?Sized>(runner: &mut Runner<'_, C>, subject: &Subje
             continue;
         }
         stream.kind = kind;
-        let effort = Effort {
-            warmup: config.end_to_end_warmup,
-            samples: config.end_to_end_iterations.max(3),
-            min_samples: 3,
-            limit_s: config.end_to_end_limit_s,
-            calls: Some(1),
-        };
-        if let Some(measurement) = runner.attempt(name, "none", effort, &mut stream) {
+        if let Some(measurement) = runner.attempt(name, "none", config.end_to_end_effort(), &mut stream) {
             let detail = format!("arrays of {} bytes, {} members", len * 8, subject.team.size());
             runner.keep(name.into(), "GB", "none", detail, measurement);
         }

@@ -6,7 +6,7 @@ use crate::setup::Need;
 use crate::toolchain::{BARE_METAL, Toolchain};
 
 /// Name and arguments to cargo.
-const CARGO_STEPS: [(&str, &[&str]); 6] = [
+const CARGO_STEPS: [(&str, &[&str]); 5] = [
     ("formatting", &["fmt", "--all", "--check"]),
     ("lints", &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"]),
     ("tests", &["test", "--workspace"]),
@@ -15,7 +15,6 @@ const CARGO_STEPS: [(&str, &[&str]); 6] = [
         &["test", "-p", "barelm", "--no-default-features", "--features", "llm-transformer"],
     ),
     ("tests without the transformer", &["test", "-p", "barelm", "--no-default-features"]),
-    ("documentation tests", &["test", "--workspace", "--doc", "--all-features"]),
 ];
 
 /// The steps of this machine.

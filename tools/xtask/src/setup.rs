@@ -93,6 +93,11 @@ impl Action {
         match self {
             Self::Packages(_, tools) => format!("install {}", names(tools)),
             Self::ByHand(tools) => format!("(by hand) install {}", names(tools)),
+            Self::Rustup(target) if Manager::detect() == Some(Manager::Apt) => format!(
+                "rustup target add {target}; where that fails, {} instead (about {} MB, root)",
+                Tool::RustCompiler.name(),
+                Tool::RustCompiler.megabytes()
+            ),
             Self::Rustup(target) => format!("rustup target add {target}"),
             Self::DebianRust(target) => format!("prepare the distribution's Rust compiler for {target}"),
             Self::Model => format!("download SmolLM2-135M-Instruct to {}", model::path().display()),
@@ -252,7 +257,7 @@ mod tests {
         assert!(!Action::Packages(Manager::Brew, vec![Tool::QemuSystem]).needs_root());
         assert!(!Action::Model.needs_root());
         assert!(Action::Model.megabytes() > 80);
-        assert!(Action::Rustup(BARE_METAL).what().ends_with("aarch64-unknown-none"));
+        assert!(Action::Rustup(BARE_METAL).what().contains("target add aarch64-unknown-none"));
     }
 
     #[test]

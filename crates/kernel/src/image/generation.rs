@@ -73,8 +73,8 @@ pub fn run(
 ) -> Result<(), String> {
     begin(Step::Session);
     let mut memory = memory(loaded, &request.config, true)?;
-    let mut session =
-        Session::new(&loaded.model, request.config, kernels, team, &mut memory).map_err(|e| e.to_string())?;
+    let mut session = Session::new(loaded.fastest(), request.config, kernels, team, &mut memory)
+        .map_err(|e| e.to_string())?;
 
     begin(Step::Generation);
     line!("prompt: {}", request.prompt);
@@ -116,8 +116,8 @@ fn room(ids: &[u32], wanted: usize, context: usize) -> Result<usize, String> {
 
 /// Plans a session: the plan, and bytes of the heap to spare.
 fn plan(loaded: &Loaded, config: &SessionConfig) -> Result<(Plan, u64), String> {
-    let plan = Plan::from_header(&loaded.gguf, config).map_err(|error| error.to_string())?;
-    // The weights stay where the file lies, which is no part of the heap.
+    let plan = loaded.plan(config)?;
+    // The file is no part of the heap, and a packed copy has its memory already.
     let (needed, available) = (plan.session(), heap_free() as u64);
     match available.checked_sub(needed) {
         Some(spare) => Ok((plan, spare)),

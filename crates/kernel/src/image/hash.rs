@@ -30,7 +30,7 @@ pub fn run(loaded: &Loaded, kernels: &'static Kernels, team: &dyn Team) -> Resul
     };
     let mut memory = memory(loaded, &config, false)?;
     let mut session =
-        Session::new(&loaded.model, config, kernels, team, &mut memory).map_err(|e| e.to_string())?;
+        Session::new(loaded.fastest(), config, kernels, team, &mut memory).map_err(|e| e.to_string())?;
     let mut first = None;
     for batch in [ids.len(), 1, 7, 64] {
         let hash = hash_of_prompt(&mut session, &ids, batch).map_err(|e| e.to_string())?;

@@ -2,12 +2,16 @@
 
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use super::options::{Options, Source};
+use crate::boot::heap_free;
 use crate::boot::machine::Machine;
 use crate::console_line as line;
 use crate::llm::gguf::Gguf;
 use crate::llm::model::{LoadConfig, Model};
+use crate::llm::plan::{Plan, SessionConfig};
+use crate::llm::simd::Kernels;
 use crate::llm::tokenizer::Tokenizer;
 
 /// Bytes on a 64-byte boundary, as the widest loads like them.
@@ -17,7 +21,7 @@ struct Aligned<T: ?Sized>(T);
 /// The small model inside the image: it continues texts, and has no chat template.
 static EMBEDDED: &Aligned<[u8]> = &Aligned(*include_bytes!("../../assets/tiny.gguf"));
 
-/// A model file and what was built on it. The weights stay in the file.
+/// A model file and what was built on it. The weights stay in the file; a copy of them may be packed for the kernels.
 pub struct Loaded {
     /// The name the file gives itself, without blanks.
     pub name: String,
@@ -27,8 +31,10 @@ pub struct Loaded {
     pub gguf: Gguf<'static>,
     /// Its tokenizer.
     pub tokenizer: Tokenizer<'static>,
-    /// Its weights.
+    /// Its weights, as they lie in the file.
     pub model: Model<'static>,
+    /// Its weights in the layout of the table that was chosen, where it has one of its own and memory sufficed.
+    packed: Option<(&'static Kernels, Model<'static>)>,
 }
 
 impl Loaded {
@@ -45,8 +51,44 @@ impl Loaded {
         let tokenizer = Tokenizer::from_gguf(&gguf).map_err(|e| refused(&e))?;
         let model = Model::load(&gguf, LoadConfig::default()).map_err(|e| refused(&e))?;
         let name = gguf.get_str("general.name").ok().flatten().unwrap_or("model");
-        let name = name.split_ascii_whitespace().collect::<alloc::vec::Vec<_>>().join("-");
+        let name = name.split_ascii_whitespace().collect::<Vec<_>>().join("-");
         line!("model: {name}, {} parameters, {} bytes of weights", model.parameters(), model.weight_bytes());
-        Ok(Loaded { name, source: options.model, gguf, tokenizer, model })
+        Ok(Loaded { name, source: options.model, gguf, tokenizer, model, packed: None })
+    }
+
+    /// Packs the weights for `kernels` if that leaves room for `session`; otherwise says that they stay as they are.
+    pub fn pack(&mut self, kernels: &'static Kernels, session: Option<&SessionConfig>) -> Result<(), String> {
+        let needed = self.model.packed_bytes(kernels) as usize;
+        if needed == 0 {
+            return Ok(());
+        }
+        let plan = session.map(|config| Plan::from_header(&self.gguf, config)).transpose();
+        let session = plan.map_err(|error| format!("{error}"))?.map_or(0, |plan| plan.session());
+        let mut memory = Vec::new();
+        let room = (heap_free() as u64).checked_sub(session).is_some_and(|room| needed as u64 <= room);
+        if !room || memory.try_reserve_exact(needed).is_err() {
+            line!("packed for {}: no, {needed} more bytes are not free; slower", kernels.name);
+            return Ok(());
+        }
+        memory.resize(needed, 0);
+        // The copy lives as long as the machine runs.
+        let model = self.model.packed(kernels, memory.leak()).map_err(|error| format!("{error}"))?;
+        line!("packed for {}: {needed} bytes", kernels.name);
+        self.packed = Some((kernels, model));
+        Ok(())
+    }
+
+    /// The weights to compute with.
+    pub fn fastest(&self) -> &Model<'static> {
+        self.packed.as_ref().map_or(&self.model, |(_, packed)| packed)
+    }
+
+    /// The plan of a session on [`Self::fastest`].
+    pub fn plan(&self, config: &SessionConfig) -> Result<Plan, String> {
+        let plan = Plan::from_header(&self.gguf, config).map_err(|error| format!("{error}"))?;
+        Ok(match self.packed {
+            Some((kernels, _)) => plan.packed_for(kernels, &self.gguf),
+            None => plan,
+        })
     }
 }

@@ -12,7 +12,7 @@ use super::model::Loaded;
 use super::options::{Options, Source, Suite};
 use super::shell::Shell;
 use super::{fault, generation, hash, suite};
-use crate::arch::aarch64::cores;
+use crate::arch::aarch64::{cores, features};
 use crate::boot::clock::KernelClock;
 use crate::boot::machine::Machine;
 use crate::boot::{Step, begin, heap_free};
@@ -40,6 +40,7 @@ pub fn run(machine: &Machine, _heap: usize) -> Result<(), String> {
     let description = describe(machine, team);
     line!("{description}");
     line!("memory: {} bytes of RAM, {} bytes free", machine.ram_bytes(), heap_free());
+    features::announce();
     let kernels = kernels(&options)?;
 
     begin(Step::SelfTest);
@@ -49,7 +50,7 @@ pub fn run(machine: &Machine, _heap: usize) -> Result<(), String> {
     // Micro-cases need no model; everything else does.
     let needed = options.suite == Suite::On || options.tokens > 0 || options.hash || options.shell;
     let wanted = needed || options.model == Source::Embedded || machine.initrd.is_some();
-    let loaded = wanted.then(|| Loaded::load(&options, machine)).transpose()?;
+    let mut loaded = wanted.then(|| Loaded::load(&options, machine)).transpose()?;
 
     // What the command line asks for is checked before the long work begins.
     begin(Step::Session);
@@ -65,6 +66,11 @@ pub fn run(machine: &Machine, _heap: usize) -> Result<(), String> {
     if options.suite != Suite::Off {
         begin(Step::Suite);
         passed = suite::run(&options, options.filter, loaded.as_ref(), kernels, team, &clock)?;
+    }
+    // The suite lays weights out for itself and gives the memory back.
+    if let Some(loaded) = loaded.as_mut().filter(|_| options.hash || options.shell || request.is_some()) {
+        begin(Step::Model);
+        loaded.pack(kernels, request.as_ref().map(|request| &request.config))?;
     }
     if let Some(loaded) = &loaded {
         begin(Step::Session);

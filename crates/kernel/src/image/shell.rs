@@ -104,7 +104,7 @@ impl Shell<'_> {
         let request = Request::new(self.loaded, Some(text), self.options.raw, tokens, self.team)?;
         let mut memory = generation::memory(self.loaded, &request.config, false)?;
         let mut session =
-            Session::new(&self.loaded.model, request.config, self.kernels, self.team, &mut memory)
+            Session::new(self.loaded.fastest(), request.config, self.kernels, self.team, &mut memory)
                 .map_err(|e| e.to_string())?;
         begin(Step::Generation);
         self.speaker.answer(&mut session, &request)

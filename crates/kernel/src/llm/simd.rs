@@ -2,7 +2,7 @@
 //!
 //! - `scalar` defines every operation: plain, safe and slow; always built.
 //! - `lanes` and `product` repeat it in vector registers of any kind (feature `simd`), `table` compiles them for one
-//!   instruction set, and `avx2`, `avx512` and `neon` are such sets, chosen at run time. Some want weights `packed`.
+//!   instruction set, and `avx2`, `avx512`, `neon` and `dotprod` are such sets, chosen at run time. Some want weights `packed`.
 //! - [`self_test()`] compares every table with the scalar one on a small input, for a kernel that has just booted.
 //!
 //! A [`Kernels`] can only be had for a CPU that has its instructions, so its methods are safe; they check every
@@ -15,11 +15,13 @@ use crate::llm::quant::GgmlType;
 mod avx2;
 #[cfg(all(feature = "simd", target_arch = "x86_64"))]
 mod avx512;
+#[cfg(all(feature = "simd", target_arch = "aarch64"))]
+mod dotprod;
 #[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
 mod lanes;
 #[cfg(all(feature = "simd", target_arch = "aarch64"))]
 mod neon;
-#[cfg(all(feature = "simd", target_arch = "x86_64"))]
+#[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
 mod packed;
 #[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
 mod product;
@@ -30,6 +32,8 @@ pub(crate) mod spoiled;
 #[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
 mod table;
 
+#[cfg(all(feature = "simd", target_arch = "aarch64"))]
+pub use dotprod::allow as allow_dotprod;
 pub use self_test::self_test;
 
 /// Version of the arithmetic: changes whenever the same model, prompt and seed may give other bits.
@@ -75,7 +79,7 @@ struct Packing {
 /// All tables give the same bits. Fields are private: a table can only be had from this module, which checks that
 /// the CPU has what its functions were compiled with.
 pub struct Kernels {
-    /// `scalar`, `avx2`, `avx512` or `neon`.
+    /// `scalar`, `avx2`, `avx512`, `neon` or `dotprod`.
     pub name: &'static str,
     matmul: Matmul,
     packing: Option<Packing>,
@@ -125,7 +129,7 @@ pub fn by_name(name: &str) -> Option<&'static Kernels> {
 fn vector() -> [Option<&'static Kernels>; 2] {
     // Every AArch64 core that runs code compiled for these targets has NEON.
     #[cfg(all(feature = "simd", target_arch = "aarch64"))]
-    return [Some(&neon::TABLE), None];
+    return [Some(&neon::TABLE), dotprod::detected().then_some(&dotprod::TABLE)];
     #[cfg(all(feature = "simd", target_arch = "x86_64"))]
     return [avx2::detected().then_some(&avx2::TABLE), avx512::detected().then_some(&avx512::TABLE)];
     #[cfg(not(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64"))))]

@@ -94,6 +94,7 @@ const CASES: &[Case] = &[
     Case { name: "logits hash, 4 cores counted", cores: 4, icount: true, limit_s: 600, ..TINY_HASH },
     Case { name: "logits hash, cortex-a53", cpu: "cortex-a53", ..TINY_HASH },
     Case { name: "logits hash, cortex-a76", cpu: "cortex-a76", ..TINY_HASH },
+    Case { name: "logits hash, a copy for dot products", cpu: "cortex-a76", ..REFERENCE_HASH },
     Case { name: "logits hash, max", cpu: "max", ..TINY_HASH },
     Case {
         name: "generated ids, a question",
@@ -174,6 +175,14 @@ const CASES: &[Case] = &[
         words: &[("suite", "off"), ("tokens", "8000")],
         memory: "256M",
         expected: Expected::Status(1, &["not enough memory", "short by", "-m"]),
+        ..PLAIN
+    },
+    Case {
+        name: "too little RAM for a packed copy",
+        initrd: Initrd::Reference,
+        words: QUICK,
+        memory: "200M",
+        expected: Expected::Good(&["packed for neon: no", "4 tokens"]),
         ..PLAIN
     },
     Case {

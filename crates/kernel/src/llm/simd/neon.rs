@@ -2,16 +2,18 @@
 //!
 //! - `registers`: what [`super::lanes`] is made of.
 //! - `matmul`: what [`super::product`] is made of, for weights of every type.
+//! - `packed`: products with weights in this table's own layout, which is also that of [`super::dotprod`].
 //! - `memory`: loads and stores that stay whole on bare metal.
 //!
-//! Among instructions that do the same on a real core, those are taken that an emulator runs inline: shifts, masks and
-//! 16-bit multiply-adds rather than widening multiplications and pairwise sums.
+//! Among instructions that do the same on a real core, `matmul` takes those that an emulator runs inline: shifts, masks and
+//! 16-bit multiply-adds rather than widening multiplications and pairwise sums. `packed` takes the fewest.
 
 use super::table::vector_table;
 use core::arch::aarch64::*;
 
 mod matmul;
 mod memory;
+pub(super) mod packed;
 mod registers;
 
 /// Proof that this CPU has NEON.
@@ -27,7 +29,7 @@ impl Neon {
     }
 }
 
-vector_table! { "neon", "neon", Neon, 4 rows a group }
+vector_table! { "neon", "neon", Neon, 4 rows a group, packed by packed::PACKING }
 
 /// Four f16 widened.
 #[inline]

@@ -10,7 +10,7 @@ use crate::llm::quant::GgmlType;
 
 /// The same part of `R` packed rows.
 #[derive(Clone, Copy)]
-pub(super) struct Packed<'a, const R: usize>(&'a [u8]);
+pub(super) struct Packed<'a, const R: usize>(pub(super) &'a [u8]);
 
 impl<'a, const R: usize> Rows<'a, R> for Packed<'a, R> {
     #[inline(always)]
@@ -27,6 +27,7 @@ impl<'a, const R: usize> Rows<'a, R> for Packed<'a, R> {
 impl<'a, const R: usize> Packed<'a, R> {
     /// All bytes of the part.
     #[inline(always)]
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn bytes(self) -> &'a [u8] {
         self.0
     }
@@ -51,10 +52,21 @@ const fn half_bytes(ty: GgmlType) -> core::ops::Range<usize> {
 }
 
 /// Packs whole groups of `R` rows of `row_bytes` bytes and copies the rows that are left.
+#[cfg(target_arch = "x86_64")]
 pub(super) fn pack<const R: usize>(ty: GgmlType, row_bytes: usize, weights: &[u8], out: &mut [u8]) {
+    pack_turned::<R>(ty, row_bytes, weights, out, if ty == GgmlType::Q8_0 { 0x8080_8080 } else { 0 });
+}
+
+/// [`pack`] with the bits `turned` of every word flipped, for tables that want other signs.
+pub(super) fn pack_turned<const R: usize>(
+    ty: GgmlType,
+    row_bytes: usize,
+    weights: &[u8],
+    out: &mut [u8],
+    turned: u32,
+) {
     let block_bytes = ty.block_bytes();
     let halves = half_bytes(ty);
-    let sign = if ty == GgmlType::Q8_0 { 0x8080_8080_u32 } else { 0 };
     let mut groups = weights.chunks_exact(R * row_bytes);
     let mut packed = out.chunks_exact_mut(R * row_bytes);
     for (group, packed) in groups.by_ref().zip(packed.by_ref()) {
@@ -70,7 +82,7 @@ pub(super) fn pack<const R: usize>(ty: GgmlType, row_bytes: usize, weights: &[u8
                 let rest = if halves.start == 0 { &block[halves.end..] } else { &block[..halves.start] };
                 let (words, _) = rest.as_chunks::<4>();
                 for (word, column) in words.iter().zip(packed_words.chunks_exact_mut(4 * R)) {
-                    let word = u32::from_le_bytes(*word) ^ sign;
+                    let word = u32::from_le_bytes(*word) ^ turned;
                     column[4 * r..4 * r + 4].copy_from_slice(&word.to_le_bytes());
                 }
             }

@@ -87,7 +87,7 @@ pub(super) trait Products<const R: usize>: Copy {
 }
 
 /// The type that `TY` stands for.
-const fn type_of(ty: u32) -> GgmlType {
+pub(super) const fn type_of(ty: u32) -> GgmlType {
     GgmlType::from_id(ty).expect("one of GgmlType")
 }
 

@@ -27,6 +27,11 @@ macro_rules! vector_table {
         }
     };
     (
+        $name:literal, $features:literal, $set:ident, $rows:literal rows a group, packed by $packing:expr
+    ) => {
+        vector_table! { parts $name, $features, $set, $rows, matmul: products, Some($packing) }
+    };
+    (
         parts $name:literal, $features:literal, $set:ident, $rows:literal, matmul: $matmul:expr, $packing:expr
     ) => {
         pub(super) static TABLE: $crate::llm::simd::Kernels = $crate::llm::simd::Kernels {

@@ -99,3 +99,66 @@ pub(super) fn load_step(x: &[f32; 16]) -> [float32x4_t; 4] {
         [load_f32(&x[0]), load_f32(&x[1]), load_f32(&x[2]), load_f32(&x[3])]
     }
 }
+
+/// 32 bytes.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) fn load_pair(x: &[u8; 32]) -> [uint8x16_t; 2] {
+    #[cfg(target_os = "none")]
+    {
+        let (a, b);
+        // SAFETY: 32 bytes are readable behind the reference. In memory that refuses unaligned accesses they must lie
+        // on a boundary of 16, as packed weights and activations do.
+        unsafe {
+            core::arch::asm!(
+                "ldp {a:q}, {b:q}, [{x}]",
+                a = lateout(vreg) a,
+                b = lateout(vreg) b,
+                x = in(reg) x.as_ptr(),
+                options(pure, readonly, nostack, preserves_flags)
+            );
+        }
+        [a, b]
+    }
+    #[cfg(not(target_os = "none"))]
+    {
+        let (x, _) = x.as_chunks();
+        [load_u8(&x[0]), load_u8(&x[1])]
+    }
+}
+
+/// 128 bytes.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) fn load_pairs(x: &[u8; 128]) -> [[uint8x16_t; 2]; 4] {
+    #[cfg(target_os = "none")]
+    {
+        let (a, b, c, d, e, f, g, h);
+        // SAFETY: 128 bytes are readable behind the reference. In memory that refuses unaligned accesses they must
+        // lie on a boundary of 16, as packed weights do.
+        unsafe {
+            core::arch::asm!(
+                "ldp {a:q}, {b:q}, [{x}]",
+                "ldp {c:q}, {d:q}, [{x}, #32]",
+                "ldp {e:q}, {f:q}, [{x}, #64]",
+                "ldp {g:q}, {h:q}, [{x}, #96]",
+                a = out(vreg) a,
+                b = out(vreg) b,
+                c = out(vreg) c,
+                d = out(vreg) d,
+                e = out(vreg) e,
+                f = out(vreg) f,
+                g = lateout(vreg) g,
+                h = lateout(vreg) h,
+                x = in(reg) x.as_ptr(),
+                options(pure, readonly, nostack, preserves_flags)
+            );
+        }
+        [[a, b], [c, d], [e, f], [g, h]]
+    }
+    #[cfg(not(target_os = "none"))]
+    {
+        let (x, _) = x.as_chunks();
+        [load_pair(&x[0]), load_pair(&x[1]), load_pair(&x[2]), load_pair(&x[3])]
+    }
+}

@@ -1,0 +1,14 @@
+//! What the cores have beyond the base architecture, from their identification registers.
+
+use cortex_a::registers::{ID_AA64ISAR0_EL1, Readable};
+
+use crate::llm::simd;
+
+/// Tells the kernels which instructions they may use.
+pub fn announce() {
+    // DP, bits 44 to 47: the dot-product instructions.
+    if ID_AA64ISAR0_EL1.get() >> 44 & 0xf != 0 {
+        // SAFETY: this core has them, and the cores of the machines this image starts on are of one kind.
+        unsafe { simd::allow_dotprod() }
+    }
+}

@@ -1,0 +1,109 @@
+//! NEON with dot-product instructions (`FEAT_DotProd`): four products of bytes added in one instruction.
+//!
+//! Only products differ from the NEON table: `sdot` multiplies a register that holds four weights of four rows with
+//! four activations, and a lane of its sums is a row. Rust has no stable function for it, so it is written out.
+//!
+//! Of Q4_0 the packed nibbles are stored minus 8: shifted to the top of a byte they are sixteen times the weight, and
+//! the sum's conversion divides by sixteen, which is exact. So neither offsets nor sign extensions are left.
+
+use super::neon::packed::{Unpacked, load_x, packed_products, pair, xsum};
+use super::packed::pack_turned;
+use super::product::{Q4_0, Q4_K, Q5_1, Q5_K, Q6_K};
+use super::{Kernels, Packing, neon};
+use crate::llm::quant::GgmlType;
+use core::arch::aarch64::*;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+/// NEON's table with other products.
+pub(super) static TABLE: Kernels =
+    Kernels { name: "dotprod", packing: Some(Packing { rows: 8, pack, matmul: products }), ..neon::TABLE };
+
+/// Whether somebody who can know has said that the instructions are there.
+static ALLOWED: AtomicBool = AtomicBool::new(false);
+
+/// Lets the table `dotprod` be chosen, for platforms where only the caller can ask the CPU.
+///
+/// # Safety
+/// - Every core that will run kernels has `FEAT_DotProd` (ID_AA64ISAR0_EL1.DP is not 0).
+pub unsafe fn allow() {
+    ALLOWED.store(true, Ordering::Relaxed);
+}
+
+/// Whether this CPU has the instructions, as far as this build can know.
+pub(super) fn detected() -> bool {
+    #[cfg(any(feature = "std", test))]
+    {
+        extern crate std;
+        if std::arch::is_aarch64_feature_detected!("dotprod") {
+            return true;
+        }
+    }
+    ALLOWED.load(Ordering::Relaxed)
+}
+
+fn pack(ty: GgmlType, row_bytes: usize, weights: &[u8], out: &mut [u8]) {
+    let turned = if ty == GgmlType::Q4_0 { 0x8888_8888 } else { 0 };
+    pack_turned::<8>(ty, row_bytes, weights, out, turned);
+}
+
+packed_products! { "neon,dotprod", integer_sum, true }
+
+/// The integer sums of one sub-block with 32 activations, sub-scales included, as floats.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn integer_sum<const TY: u32>(w: &Unpacked, x: &[i8; 32], sums: &[i16; 2]) -> [float32x4_t; 2] {
+    let zero = pair(vdupq_n_s32(0));
+    let x = load_x(x);
+    let first = half(&w.q[..4], x[0], zero);
+    let second = half(&w.q[4..], x[1], if TY == Q6_K { zero } else { first });
+    let mut isum = second;
+    for (i, isum) in isum.iter_mut().enumerate() {
+        *isum = match TY {
+            Q5_1 => vmlaq_s32(*isum, xsum(sums), vdupq_n_s32(16)),
+            Q4_K | Q5_K => vmulq_s32(*isum, w.sub_scale[0][i]),
+            Q6_K => vmlaq_s32(vmulq_s32(first[i], w.sub_scale[0][i]), *isum, w.sub_scale[1][i]),
+            _ => *isum,
+        };
+    }
+    match TY {
+        Q4_0 => isum.map(|isum| vcvtq_n_f32_s32::<4>(isum)),
+        _ => isum.map(|isum| vcvtq_f32_s32(isum)),
+    }
+}
+
+/// Adds the products of 16 weights of eight rows.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn half(w: &[[int8x16_t; 2]], x: int8x16_t, sum: [int32x4_t; 2]) -> [int32x4_t; 2] {
+    let sum = core::array::from_fn::<_, 2, _>(|i| sdot::<0>(sum[i], w[0][i], x));
+    let sum = core::array::from_fn::<_, 2, _>(|i| sdot::<1>(sum[i], w[1][i], x));
+    let sum = core::array::from_fn::<_, 2, _>(|i| sdot::<2>(sum[i], w[2][i], x));
+    core::array::from_fn(|i| sdot::<3>(sum[i], w[3][i], x))
+}
+
+/// Adds to each lane the products of four bytes of `w` with the four of word `WORD` of `x`.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn sdot<const WORD: u32>(mut sum: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+    // SAFETY: the function is compiled with the instruction, which touches nothing but these registers.
+    unsafe {
+        core::arch::asm!(
+            "sdot {sum:v}.4s, {w:v}.16b, {x:v}.4b[{word}]",
+            sum = inout(vreg) sum,
+            w = in(vreg) w,
+            x = in(vreg) x,
+            word = const WORD,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    #[ignore = "needs a CPU with dot products: qemu-aarch64 -cpu max"]
+    fn a_cpu_with_dot_products_gets_their_table() {
+        assert_eq!(crate::llm::simd::best().name, "dotprod");
+    }
+}

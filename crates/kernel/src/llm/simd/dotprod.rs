@@ -46,7 +46,7 @@ fn pack(ty: GgmlType, row_bytes: usize, weights: &[u8], out: &mut [u8]) {
     pack_turned::<8>(ty, row_bytes, weights, out, turned);
 }
 
-packed_products! { "neon,dotprod", integer_sum, true }
+packed_products! { "neon,dotprod", integer_sum, true, 4 positions a tile }
 
 /// The integer sums of one sub-block with 32 activations, sub-scales included, as floats.
 #[inline]

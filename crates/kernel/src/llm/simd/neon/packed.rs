@@ -49,9 +49,9 @@ pub(in super::super) use step;
 /// The products of a table: the walk over types, groups of rows, tiles of positions and blocks.
 ///
 /// `$integer_sum::<TY>(&Unpacked, &[i8; 32], &[i16; 2])` gives the integer sums of a sub-block with 32 activations
-/// as floats, sub-scales included; with `$signed` it takes Q4_0 as sixteen times the weight, else as nibbles.
+/// as floats, sub-scales included; two or `$most` positions share an unpacking; with `$signed` it takes Q4_0 as sixteen times the weight, else as nibbles.
 macro_rules! packed_products {
-    ($features:literal, $integer_sum:ident, $signed:literal) => {
+    ($features:literal, $integer_sum:ident, $signed:literal, $most:literal positions a tile) => {
         #[target_feature(enable = $features)]
         fn products(
             ty: $crate::llm::quant::GgmlType,
@@ -80,7 +80,9 @@ macro_rules! packed_products {
                         let at = first * rows + 8 * g;
                         first += match x.positions - first {
                             1 => tile::<TY, 1>(group, x, first, rows, &mut out[at..]),
-                            2 | 3 => tile::<TY, 2>(group, x, first, rows, &mut out[at..]),
+                            n if n < $most || $most == 2 => {
+                                tile::<TY, 2>(group, x, first, rows, &mut out[at..])
+                            }
                             _ => tile::<TY, 4>(group, x, first, rows, &mut out[at..]),
                         };
                     }
@@ -148,7 +150,9 @@ macro_rules! packed_products {
 }
 pub(in super::super) use packed_products;
 
-packed_products! { "neon", integer_sum, false }
+// Four positions would not leave registers for sixteen of products and activations: 91 instructions a block and position
+// instead of 78.
+packed_products! { "neon", integer_sum, false, 2 positions a tile }
 
 /// This layout, for plain NEON: words as they lie in the file.
 pub(super) const PACKING: Packing = Packing { rows: ROWS, pack, matmul: products };

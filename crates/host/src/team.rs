@@ -7,17 +7,35 @@ use std::time::{Duration, Instant};
 use barelm::llm::pool::{Barrier, Member, Solo, Team, Wait};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// How long a member spins at a barrier before it sleeps. Spinning longer with more threads than free cores keeps
-/// the late members from running at all.
-const SPIN: Duration = Duration::from_micros(2);
+/// How long a member spins at a barrier before it sleeps: the shortest and the longest that it learns.
+///
+/// With the cores to ourselves a sleep costs more than what is waited for, and 50 microseconds of spinning meet nearly
+/// every barrier. Beside other work the late member may not be running at all, and spinning keeps it from running.
+const SPIN: [Duration; 2] = [Duration::from_micros(2), Duration::from_micros(50)];
 
-/// How threads wait: they spin for a moment, then sleep until woken. Never `sched_yield`: beside other work it
-/// hands over a whole time slice to each of the others.
+/// A sleep shorter than this was for a member that was running.
+const QUICK: Duration = Duration::from_micros(200);
+
+/// How threads wait: they spin for a while, then sleep until woken. Never `sched_yield`: beside other work it hands
+/// over a whole time slice to each of the others.
 struct Parking {
     /// Openings of the barrier.
     opened: AtomicU32,
     sleepers: AtomicU32,
-    spins: u32,
+    /// Looks before a sleep; grows by small steps with quick sleeps, and starts anew with a long one.
+    patience: AtomicU32,
+    /// What `patience` may be.
+    bounds: [u32; 2],
+}
+
+impl Parking {
+    fn new(threads: usize) -> Self {
+        // With more threads than cores somebody is always not running.
+        let longest = if threads > default_threads() { SPIN[0] } else { SPIN[1] };
+        let bounds = [SPIN[0], longest].map(spins_in);
+        let zero = || AtomicU32::new(0);
+        Parking { opened: zero(), sleepers: zero(), patience: AtomicU32::new(bounds[0]), bounds }
+    }
 }
 
 impl Wait for Parking {
@@ -26,14 +44,20 @@ impl Wait for Parking {
     }
 
     fn relax(&self, looks: u32, mark: u32) {
-        if looks < self.spins {
+        // A hint: members may overwrite each other's.
+        let patience = self.patience.load(Ordering::Relaxed);
+        if looks < patience {
             std::hint::spin_loop();
             return;
         }
+        let start = Instant::now();
         // Whoever opens the barrier either sees this sleeper, or has changed `opened` before the sleep looks at it.
         self.sleepers.fetch_add(1, Ordering::SeqCst);
         atomic_wait::wait(&self.opened, mark);
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
+        let [least, most] = self.bounds;
+        let learned = if start.elapsed() < QUICK { (patience + most / 16).min(most) } else { least };
+        self.patience.store(learned, Ordering::Relaxed);
     }
 
     fn wake(&self) {
@@ -86,9 +110,7 @@ impl ThreadTeam {
                     .map_err(TeamError::Spawn)?,
             ),
         };
-        let parking =
-            Parking { opened: AtomicU32::new(0), sleepers: AtomicU32::new(0), spins: spins_in(SPIN) };
-        Ok(ThreadTeam { pool, barrier: Barrier::new(), parking })
+        Ok(ThreadTeam { pool, barrier: Barrier::new(), parking: Parking::new(threads) })
     }
 
     /// A team as large as the cores this process may use.
@@ -110,7 +132,7 @@ fn spins_in(time: Duration) -> u32 {
         std::hint::spin_loop();
     }
     let probe_ns = start.elapsed().as_nanos().max(1);
-    u32::try_from(u128::from(PROBE) * time.as_nanos() / probe_ns).unwrap_or(PROBE).clamp(1, 10 * PROBE)
+    u32::try_from(u128::from(PROBE) * time.as_nanos() / probe_ns).unwrap_or(PROBE).clamp(1, 100 * PROBE)
 }
 
 impl Team for ThreadTeam {

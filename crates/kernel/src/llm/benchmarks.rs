@@ -103,10 +103,13 @@ impl Default for BenchmarkConfig<'_> {
 }
 
 impl BenchmarkConfig<'_> {
-    /// The same with end-to-end cases small enough for an emulator: 8 prompt tokens, 5 samples, no warm-up, 4 MiB.
+    /// The same for an emulator, whose time is not judged: half the time limits, and end-to-end cases of 8 prompt
+    /// tokens, 5 samples, no warm-up, 4 MiB.
     pub fn for_emulator(self) -> Self {
         Self {
             prompt_tokens: 8,
+            micro_limit_s: self.micro_limit_s / 2.0,
+            end_to_end_limit_s: self.end_to_end_limit_s / 2.0,
             end_to_end_warmup: 0,
             end_to_end_iterations: 5,
             memory_bytes: 4 << 20,

@@ -57,15 +57,14 @@ impl Loaded {
     }
 
     /// Packs the weights for `kernels` if that leaves room for `session`; otherwise says that they stay as they are.
-    pub fn pack(&mut self, kernels: &'static Kernels, session: Option<&SessionConfig>) -> Result<(), String> {
+    pub fn pack(&mut self, kernels: &'static Kernels, session: &SessionConfig) -> Result<(), String> {
         let needed = self.model.packed_bytes(kernels) as usize;
         if needed == 0 {
             return Ok(());
         }
-        let plan = session.map(|config| Plan::from_header(&self.gguf, config)).transpose();
-        let session = plan.map_err(|error| format!("{error}"))?.map_or(0, |plan| plan.session());
+        let plan = Plan::from_header(&self.gguf, session).map_err(|error| format!("{error}"))?;
         let mut memory = Vec::new();
-        let room = (heap_free() as u64).checked_sub(session).is_some_and(|room| needed as u64 <= room);
+        let room = (heap_free() as u64).checked_sub(plan.session()).is_some_and(|room| needed as u64 <= room);
         if !room || memory.try_reserve_exact(needed).is_err() {
             line!("packed for {}: no, {needed} more bytes are not free; slower", kernels.name);
             return Ok(());

@@ -18,6 +18,7 @@ use crate::boot::machine::Machine;
 use crate::boot::{Step, begin, heap_free};
 use crate::console_line as line;
 use crate::llm::benchmarks::ClockKind;
+use crate::llm::plan::SessionConfig;
 use crate::llm::pool::Team;
 use crate::llm::simd::{self, ARITHMETIC_VERSION, Kernels};
 
@@ -70,7 +71,16 @@ pub fn run(machine: &Machine, _heap: usize) -> Result<(), String> {
     // The suite lays weights out for itself and gives the memory back.
     if let Some(loaded) = loaded.as_mut().filter(|_| options.hash || options.shell || request.is_some()) {
         begin(Step::Model);
-        loaded.pack(kernels, request.as_ref().map(|request| &request.config))?;
+        let session = match &request {
+            Some(request) => request.config,
+            // The hash's prompt fits, and a question with its answer in the shell.
+            None => SessionConfig {
+                context: loaded.model.shape().context_length.min(512),
+                members: team.size(),
+                ..SessionConfig::default()
+            },
+        };
+        loaded.pack(kernels, &session)?;
     }
     if let Some(loaded) = &loaded {
         begin(Step::Session);

@@ -6,6 +6,7 @@
 //! 3. [`team`] runs the runtime's jobs on rayon's threads.
 //! 4. [`quantize`] makes a file of another type.
 //! 5. [`clock`] times the benchmark suite, [`environment`] says where it ran, [`records`] compares runs.
+//!    [`limits`] measures what the machine can do at most.
 //! 6. [`request`] answers the short form of a benchmark request, for `lm-rs-bench`.
 //! 7. [`output_file`] is what commands write to, [`failure`] how a command says what went wrong.
 
@@ -17,6 +18,8 @@ pub mod commands;
 #[cfg(feature = "llm-transformer")]
 pub mod environment;
 pub mod failure;
+#[cfg(feature = "llm-transformer")]
+pub mod limits;
 pub mod model_file;
 pub mod output_file;
 pub mod quantize;

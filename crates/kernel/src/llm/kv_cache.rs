@@ -1,4 +1,7 @@
 //! Keys and values of the positions seen so far, in f16, per layer and KV head.
+//!
+//! A [`KvCache`] is memory for so many positions, in pages of [`BLOCK`]. Which page holds which positions of which
+//! sequence is written in tables ([`Pages`]), so that sequences of any length share the memory.
 
 use core::ops::Range;
 
@@ -44,10 +47,34 @@ impl KvShape {
     }
 }
 
-/// Keys and values of every position that can still be seen.
+/// Where the positions of one sequence lie: block `b` of its positions is in page `b % pages` of its table.
+#[derive(Clone, Copy, Debug)]
+pub struct Pages<'p>(&'p [u32]);
+
+impl<'p> Pages<'p> {
+    /// A table of at least one page; each names a page of the cache.
+    pub fn new(table: &'p [u32]) -> Self {
+        assert!(!table.is_empty(), "a sequence has at least one page");
+        Pages(table)
+    }
+
+    /// First slot of a block of positions.
+    pub fn block(&self, block: usize) -> usize {
+        // Most tables hold every position, so the division is rarely reached.
+        let index = if block < self.0.len() { block } else { block % self.0.len() };
+        self.0[index] as usize * BLOCK
+    }
+
+    /// The slot of a position.
+    pub fn slot(&self, position: usize) -> usize {
+        self.block(position / BLOCK) + position % BLOCK
+    }
+}
+
+/// Keys and values of all layers in `capacity` slots, a slot a position.
 ///
-/// A position `p` lives in slot `p % capacity`. Keys: `[layer][kv_head][slot / 16][head_dim][16]`, dimension-major in
-/// groups, so that sixteen dot products advance together. Values: `[layer][kv_head][slot][head_dim]`.
+/// Keys: `[layer][kv_head][slot / 16][head_dim][16]`, dimension-major in groups, so that sixteen dot products advance
+/// together. Values: `[layer][kv_head][slot][head_dim]`. A page is [`BLOCK`] slots.
 #[derive(Clone, Copy)]
 pub struct KvCache<'m> {
     keys: Shared<'m, u16>,
@@ -79,21 +106,21 @@ impl<'m> KvCache<'m> {
         (layer * self.shape.n_kv_heads + head) * self.shape.capacity * self.shape.head_dim
     }
 
-    /// Stores one position's key and value of one head, rounded to f16.
+    /// Stores one position's key and value of one head in its slot, rounded to f16.
     ///
     /// # Safety
-    /// - No other member touches this (layer, head) until the next barrier.
+    /// - No other member touches the slot's group of sixteen in this (layer, head) until the next barrier.
     pub unsafe fn append(
         &self,
         kernels: &Kernels,
         layer: usize,
         head: usize,
-        position: usize,
+        slot: usize,
         key: &[f32],
         value: &[f32],
     ) {
         let head_dim = self.shape.head_dim;
-        let slot = position % self.shape.capacity;
+        assert!(slot < self.shape.capacity, "slot {slot} of {}", self.shape.capacity);
         let start = self.head_start(layer, head);
         let group = start + slot / GROUP * GROUP * head_dim;
         // SAFETY: a group of this (layer, head), which is the caller's.
@@ -120,26 +147,26 @@ impl<'m> KvCache<'m> {
         kernels.to_f16(value, unsafe { self.values.write(at..at + head_dim) });
     }
 
-    /// Keys of consecutive groups inside one [`BLOCK`], `[groups][head_dim][16]`; position `p` is in group `p / GROUP`.
+    /// Keys of consecutive groups of slots, `[groups][head_dim][16]`; slot `s` is in group `s / GROUP`.
     ///
     /// # Safety
     /// - No member appends to these groups until the next barrier.
     pub unsafe fn keys(&self, layer: usize, head: usize, groups: Range<usize>) -> &'m [u16] {
+        assert!(groups.end * GROUP <= self.shape.capacity, "{groups:?} of {} slots", self.shape.capacity);
         let size = GROUP * self.shape.head_dim;
-        let slot = groups.start % (self.shape.capacity / GROUP);
-        let start = self.head_start(layer, head) + slot * size;
-        // SAFETY: not written meanwhile (caller); a block never wraps, since the capacity is a multiple of it.
+        let start = self.head_start(layer, head) + groups.start * size;
+        // SAFETY: not written meanwhile (caller).
         unsafe { self.keys.read(start..start + groups.len() * size) }
     }
 
-    /// Values of consecutive positions inside one [`BLOCK`], `[positions × head_dim]`.
+    /// Values of consecutive slots, `[slots × head_dim]`.
     ///
     /// # Safety
     /// - No member appends to these slots until the next barrier.
-    pub unsafe fn values(&self, layer: usize, head: usize, positions: Range<usize>) -> &'m [u16] {
-        let slot = positions.start % self.shape.capacity;
-        let start = self.head_start(layer, head) + slot * self.shape.head_dim;
-        // SAFETY: not written meanwhile (caller); a block never wraps, since the capacity is a multiple of it.
-        unsafe { self.values.read(start..start + positions.len() * self.shape.head_dim) }
+    pub unsafe fn values(&self, layer: usize, head: usize, slots: Range<usize>) -> &'m [u16] {
+        assert!(slots.end <= self.shape.capacity, "{slots:?} of {} slots", self.shape.capacity);
+        let start = self.head_start(layer, head) + slots.start * self.shape.head_dim;
+        // SAFETY: not written meanwhile (caller).
+        unsafe { self.values.read(start..start + slots.len() * self.shape.head_dim) }
     }
 }

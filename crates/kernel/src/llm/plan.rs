@@ -93,11 +93,17 @@ impl fmt::Display for PlanError {
 
 impl core::error::Error for PlanError {}
 
-/// Element counts of every buffer of a session.
+/// Element counts of every buffer of a session, or of many sequences that share passes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SessionLayout {
     pub kv: KvShape,
     pub context: usize,
+    /// Rows of a pass.
+    pub batch: usize,
+    /// Sequences at once.
+    pub sequences: usize,
+    /// Pages of the cache that one sequence can have.
+    pub pages_each: usize,
     /// Residual stream, `[batch × dim]`.
     pub stream: usize,
     /// Normed input, `[batch × dim]`.
@@ -143,6 +149,10 @@ impl SessionLayout {
             Overflow::Window(window) => window.checked_add(config.batch).ok_or(PlanError::Overflow)?,
         };
         let capacity = held.checked_next_multiple_of(BLOCK).ok_or(PlanError::Overflow)?;
+        let pages = capacity / BLOCK;
+        if u32::try_from(pages).is_err() {
+            return Err(PlanError::Overflow);
+        }
         let kv = KvShape {
             n_layers: shape.n_layers,
             n_kv_heads: shape.n_kv_heads,
@@ -153,6 +163,9 @@ impl SessionLayout {
         Ok(SessionLayout {
             kv,
             context,
+            batch: config.batch,
+            sequences: 1,
+            pages_each: pages,
             stream: config.batch * shape.dim,
             normed: config.batch * shape.dim,
             q8: config.batch * widest.next_multiple_of(32),
@@ -184,6 +197,7 @@ impl SessionLayout {
             padded(self.logits, 4)?,
             padded(self.tile.checked_mul(members)?, 4)?,
             padded(self.angles, 4)?.checked_mul(2)?,
+            padded(self.sequences.checked_mul(self.pages_each)?, 4)?,
             64,
         ];
         sizes.into_iter().try_fold(0u64, u64::checked_add)

@@ -1,30 +1,30 @@
 //! One pass through all layers: token ids in, logits out.
 //!
 //! - [`Session`] owns the state of one conversation and runs [`Session::forward`].
-//! - `pass` is the pass itself, the same function on every member of the team.
+//! - `engine` holds the memory and runs passes, for a session or for many requests at once.
+//! - `pass` is the pass itself, the same function on every member of the team; `batch` is what it computes.
 //! - `attention` mixes positions; `rope` turns queries and keys by their position.
 //! - `hash` is the fingerprint of logits by which machines are compared.
 //!
-//! A pass takes a batch of positions: prefill is decode with more columns. Each step computes every position from
+//! A pass takes a batch of positions, of one sequence or of several: prefill is decode with more columns. Each step computes every position from
 //! the same inputs in the same order whatever the batch, the team or the kernels, so the logits' bits never differ.
 
 mod attention;
+mod batch;
+mod engine;
 mod hash;
 mod pass;
 mod rope;
 
-use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::arena::{Arena, ArenaError};
-use super::kv_cache::{KvCache, Overflow};
+use super::kv_cache::Overflow;
 use super::model::Model;
-use super::plan::{PlanError, SessionConfig, SessionLayout, Shortfall};
+use super::plan::{PlanError, SessionConfig, SessionLayout};
 use super::pool::Team;
-use super::shared::Shared;
 use super::simd::Kernels;
 
+pub(crate) use engine::{Engine, finite};
 pub use hash::{HASH_PROMPT, LogitsHash, hash_of_prompt, logits_hash};
 
 /// Why a pass was refused. Nothing was computed or stored.
@@ -101,57 +101,10 @@ pub enum Logits {
 ///
 /// All memory is taken at construction; nothing allocates afterwards.
 pub struct Session<'m> {
-    model: &'m Model<'m>,
-    kernels: &'static Kernels,
-    team: &'m dyn Team,
+    engine: Engine<'m>,
     config: SessionConfig,
     context: usize,
     position: usize,
-    kv: KvCache<'m>,
-    buffers: Buffers<'m>,
-    weight_bytes: AtomicU64,
-    embedding_bytes: u64,
-    work: Vec<AtomicU64>,
-}
-
-/// What a pass writes to; see [`SessionLayout`] for the shapes.
-#[derive(Clone, Copy)]
-struct Buffers<'m> {
-    stream: Shared<'m, f32>,
-    normed: Shared<'m, f32>,
-    q8: Shared<'m, i8>,
-    scale: Shared<'m, f32>,
-    sum16: Shared<'m, i16>,
-    query: Shared<'m, f32>,
-    attended: Shared<'m, f32>,
-    key: Shared<'m, f32>,
-    value: Shared<'m, f32>,
-    hidden: Shared<'m, f32>,
-    logits: Shared<'m, f32>,
-    tiles: Shared<'m, f32>,
-    cos: Shared<'m, f32>,
-    sin: Shared<'m, f32>,
-}
-
-impl<'m> Buffers<'m> {
-    fn take(arena: &mut Arena<'m>, layout: &SessionLayout, members: usize) -> Result<Self, ArenaError> {
-        Ok(Buffers {
-            stream: Shared::new(arena.take(layout.stream)?),
-            normed: Shared::new(arena.take(layout.normed)?),
-            q8: Shared::new(arena.take(layout.q8)?),
-            scale: Shared::new(arena.take(layout.q8 / 32)?),
-            sum16: Shared::new(arena.take(layout.q8 / 16)?),
-            query: Shared::new(arena.take(layout.query)?),
-            attended: Shared::new(arena.take(layout.query)?),
-            key: Shared::new(arena.take(layout.key)?),
-            value: Shared::new(arena.take(layout.key)?),
-            hidden: Shared::new(arena.take(layout.hidden)?),
-            logits: Shared::new(arena.take(layout.logits)?),
-            tiles: Shared::new(arena.take(layout.tile * members)?),
-            cos: Shared::new(arena.take(layout.angles)?),
-            sin: Shared::new(arena.take(layout.angles)?),
-        })
-    }
 }
 
 impl<'m> Session<'m> {
@@ -164,49 +117,28 @@ impl<'m> Session<'m> {
         team: &'m dyn Team,
         memory: &'m mut [u8],
     ) -> Result<Self, PlanError> {
-        if model.packed_rows() != 1 && kernels.packed_rows() != Some(model.packed_rows()) {
-            return Err(PlanError::BadConfig("the model is packed for other kernels"));
-        }
         let config = SessionConfig { members: team.size(), ..config };
         let layout = SessionLayout::new(model.shape(), &config)?;
-        let available = memory.len() as u64;
-        let needed = layout
-            .kv_bytes()
-            .zip(layout.scratch_bytes(config.members))
-            .and_then(|(kv, scratch)| kv.checked_add(scratch))
-            .ok_or(PlanError::Overflow)?;
-        if available < needed {
-            return Err(PlanError::Short(Shortfall { needed, available }));
+        let window = match config.overflow {
+            Overflow::Error => usize::MAX,
+            Overflow::Window(window) => window,
+        };
+        let engine = Engine::new(model, &layout, window, kernels, team, memory)?;
+        // The only sequence has all pages.
+        for (index, page) in engine.tables.iter_mut().enumerate() {
+            *page = index as u32;
         }
-        let mut arena = Arena::new(memory);
-        let short = |_: ArenaError| PlanError::Short(Shortfall { needed: available + 1, available });
-        let elements = layout.kv.elements().ok_or(PlanError::Overflow)?;
-        let keys = arena.take(elements).map_err(short)?;
-        let values = arena.take(elements).map_err(short)?;
-        let buffers = Buffers::take(&mut arena, &layout, config.members).map_err(short)?;
-        Ok(Session {
-            model,
-            kernels,
-            team,
-            config,
-            context: layout.context,
-            position: 0,
-            kv: KvCache::new(layout.kv, keys, values),
-            buffers,
-            weight_bytes: AtomicU64::new(0),
-            embedding_bytes: 0,
-            work: (0..config.members).map(|_| AtomicU64::new(0)).collect(),
-        })
+        Ok(Session { engine, config, context: layout.context, position: 0 })
     }
 
     /// The model.
     pub fn model(&self) -> &'m Model<'m> {
-        self.model
+        self.engine.model
     }
 
     /// The kernels it computes with.
     pub fn kernels(&self) -> &'static Kernels {
-        self.kernels
+        self.engine.kernels
     }
 
     /// What the session was built for.
@@ -243,17 +175,17 @@ impl<'m> Session<'m> {
 
     /// Bytes of matrix rows read by all passes so far, each row once a pass, embedding rows not included.
     pub fn weight_bytes_read(&self) -> u64 {
-        self.weight_bytes.load(Ordering::Relaxed)
+        self.engine.weight_bytes_read()
     }
 
     /// Bytes of embedding rows looked up so far, one row a token.
     pub fn embedding_bytes_read(&self) -> u64 {
-        self.embedding_bytes
+        self.engine.embedding_bytes_read()
     }
 
     /// Products (matrix rows times positions) that each member of the team has computed.
     pub fn work_units(&self) -> impl Iterator<Item = u64> + '_ {
-        self.work.iter().map(|units| units.load(Ordering::Relaxed))
+        self.engine.work_units()
     }
 
     /// Appends `ids` to the conversation and returns the logits asked for.
@@ -265,7 +197,7 @@ impl<'m> Session<'m> {
     /// Everything is checked before the first pass, so an error leaves the session as it was, except
     /// [`RunError::NonFinite`], which says that the model computes nonsense.
     pub fn forward(&mut self, ids: &[u32], logits: Logits) -> Result<&[f32], RunError> {
-        let shape = self.model.shape();
+        let shape = self.engine.model.shape();
         if ids.is_empty() {
             return Err(RunError::Empty);
         }
@@ -287,30 +219,11 @@ impl<'m> Session<'m> {
         let batches = ids.len().div_ceil(self.config.batch);
         for (index, batch) in ids.chunks(self.config.batch).enumerate() {
             let last = index + 1 == batches;
-            let pass = pass::Pass {
-                model: self.model,
-                kernels: self.kernels,
-                kv: self.kv,
-                buffers: self.buffers,
-                ids: batch,
-                start: self.position,
-                window: match self.config.overflow {
-                    Overflow::Error => usize::MAX,
-                    Overflow::Window(window) => window,
-                },
-                logits: if last { wanted } else { 0 },
-                weight_bytes: &self.weight_bytes,
-                work: &self.work,
-            };
-            self.team.run(&|member| pass.run(member));
+            self.engine.batch.clear();
+            self.engine.batch.push(0, self.position, batch, if last { wanted } else { 0 });
             self.position += batch.len();
-            self.embedding_bytes += (batch.len() * self.model.embedding.row_bytes()) as u64;
+            self.engine.run();
         }
-        // SAFETY: the team has finished, and the result borrows the session, so no pass can start meanwhile.
-        let logits = unsafe { self.buffers.logits.read(0..wanted * vocab_size) };
-        match logits.iter().position(|logit| !logit.is_finite()) {
-            Some(index) => Err(RunError::NonFinite { index }),
-            None => Ok(logits),
-        }
+        finite(self.engine.logits())
     }
 }

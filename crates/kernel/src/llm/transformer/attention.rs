@@ -4,12 +4,14 @@
 //! `exp(score - m)` and its weighted values `o`; blocks are merged in order (the online softmax of Milakov and
 //! Gimelshein, arXiv 1805.02867). What a position sees depends on the position alone, never on the batch.
 
-use crate::llm::kv_cache::{BLOCK, GROUP, KvCache, MAX_HEAD_DIM};
+use crate::llm::kv_cache::{BLOCK, GROUP, KvCache, MAX_HEAD_DIM, Pages};
 use crate::llm::math;
 use crate::llm::simd::Kernels;
 
 /// One query head at one position.
 pub(super) struct Query<'a> {
+    /// Where its sequence's keys and values lie.
+    pub pages: Pages<'a>,
     pub layer: usize,
     pub kv_head: usize,
     pub position: usize,
@@ -33,17 +35,19 @@ pub(super) unsafe fn attend(kernels: &Kernels, kv: &KvCache<'_>, query: &Query<'
     let block_out = &mut block_out[..out.len()];
     for block in first / BLOCK..end.div_ceil(BLOCK) {
         let visible = first.max(block * BLOCK)..end.min((block + 1) * BLOCK);
+        let inside = visible.start - block * BLOCK..visible.end - block * BLOCK;
+        let page = query.pages.block(block);
         let mut scores = [0.0f32; BLOCK];
-        let groups = visible.start / GROUP..visible.end.div_ceil(GROUP);
-        let of_groups = groups.start * GROUP - block * BLOCK..groups.end * GROUP - block * BLOCK;
+        let of_groups = inside.start / GROUP * GROUP..inside.end.next_multiple_of(GROUP);
+        let groups = (page + of_groups.start) / GROUP..(page + of_groups.end) / GROUP;
         // SAFETY: nobody appends meanwhile (caller).
         let keys = unsafe { kv.keys(query.layer, query.kv_head, groups) };
         kernels.scores(query.q, keys, query.scale, &mut scores[of_groups]);
-        let weights = &mut scores[visible.start - block * BLOCK..visible.end - block * BLOCK];
+        let weights = &mut scores[inside.clone()];
         let max = kernels.max(weights);
         let sum = kernels.exp_sub(weights, max);
         // SAFETY: as above.
-        let values = unsafe { kv.values(query.layer, query.kv_head, visible.clone()) };
+        let values = unsafe { kv.values(query.layer, query.kv_head, page + inside.start..page + inside.end) };
         if visible.start == first {
             out.fill(0.0);
             kernels.accumulate(weights, values, out);

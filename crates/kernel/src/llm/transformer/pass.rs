@@ -7,8 +7,10 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::attention::{Query, attend};
-use super::{Buffers, rope};
-use crate::llm::kv_cache::KvCache;
+use super::batch::Batch;
+use super::engine::Buffers;
+use super::rope;
+use crate::llm::kv_cache::{KvCache, Pages};
 use crate::llm::model::{Layer, Model};
 use crate::llm::pool::Member;
 use crate::llm::quant;
@@ -22,12 +24,11 @@ pub(super) struct Pass<'p, 'm> {
     pub kernels: &'static Kernels,
     pub kv: KvCache<'m>,
     pub buffers: Buffers<'m>,
-    pub ids: &'p [u32],
-    /// Position of the first id.
-    pub start: usize,
+    pub batch: &'p Batch,
+    /// Pages of each sequence, `[slot][pages_each]`.
+    pub tables: &'p [u32],
+    pub pages_each: usize,
     pub window: usize,
-    /// Trailing positions whose logits are wanted.
-    pub logits: usize,
     pub weight_bytes: &'p AtomicU64,
     pub work: &'p [AtomicU64],
 }
@@ -38,7 +39,7 @@ struct Input<'m> {
     values: Shared<'m, f32>,
     /// Row length.
     k: usize,
-    /// Rows of `values` in use.
+    /// Rows in use: positions, of whatever sequences.
     positions: usize,
 }
 
@@ -50,9 +51,9 @@ impl<'m> Pass<'_, 'm> {
         for (index, layer) in self.model.layers.iter().enumerate() {
             self.layer(member, index, layer);
         }
-        if self.logits > 0 {
-            let first = self.ids.len() - self.logits;
-            let normed = self.norm(member, &self.model.output_norm, first..self.ids.len());
+        let wanted = self.batch.wanted();
+        if !wanted.is_empty() {
+            let normed = self.norm(member, &self.model.output_norm, wanted.len(), |index| wanted[index]);
             self.prepare(member, normed, &[&self.model.head]);
             let logits = self.buffers.logits;
             self.product(member, &self.model.head, normed, |position, rows, products| {
@@ -67,22 +68,23 @@ impl<'m> Pass<'_, 'm> {
     fn embed(&self, member: Member<'_>) {
         let (dim, half) = (self.model.shape().dim, self.model.rope_frequencies.len());
         let embedding = &self.model.embedding;
-        for index in member.share(self.ids.len(), 1) {
-            let row = self.ids[index] as usize;
-            // SAFETY: position `index` is this member's share.
+        let rows = self.batch.rows();
+        for index in member.share(rows.len(), 1) {
+            let id = rows[index].id as usize;
+            // SAFETY: row `index` is this member's share.
             let stream = unsafe { self.buffers.stream.write(index * dim..(index + 1) * dim) };
-            quant::dequantize(embedding.ty, embedding.row_data(row..row + 1), stream);
+            quant::dequantize(embedding.ty, embedding.row_data(id..id + 1), stream);
             let at = index * half..(index + 1) * half;
             // SAFETY: as above.
             let (cos, sin) = unsafe { (self.buffers.cos.write(at.clone()), self.buffers.sin.write(at)) };
-            rope::angles(self.start + index, &self.model.rope_frequencies, cos, sin);
+            rope::angles(rows[index].position, &self.model.rope_frequencies, cos, sin);
         }
     }
 
     fn layer(&self, member: Member<'_>, index: usize, layer: &Layer<'m>) {
         let shape = self.model.shape();
-        let (buffers, positions) = (&self.buffers, self.ids.len());
-        let normed = self.norm(member, &layer.attn_norm, 0..positions);
+        let (buffers, positions) = (&self.buffers, self.batch.rows().len());
+        let normed = self.norm(member, &layer.attn_norm, positions, |index| index);
         self.prepare(member, normed, &[&layer.wq, &layer.wk, &layer.wv]);
         for (matrix, out) in
             [(&layer.wq, buffers.query), (&layer.wk, buffers.key), (&layer.wv, buffers.value)]
@@ -102,7 +104,7 @@ impl<'m> Pass<'_, 'm> {
         self.prepare(member, attended, &[&layer.wo]);
         self.product_to_stream(member, &layer.wo, attended);
         member.barrier();
-        let normed = self.norm(member, &layer.ffn_norm, 0..positions);
+        let normed = self.norm(member, &layer.ffn_norm, positions, |index| index);
         self.prepare(member, normed, &[&layer.gate, &layer.up]);
         self.gate_and_up(member, layer, normed);
         member.barrier();
@@ -112,12 +114,18 @@ impl<'m> Pass<'_, 'm> {
         member.barrier();
     }
 
-    /// RMS norm of some positions of the stream; meets at a barrier.
-    fn norm(&self, member: Member<'_>, weight: &[f32], positions: Range<usize>) -> Input<'m> {
+    /// RMS norm of `positions` rows of the stream, the ones that `row` names; meets at a barrier.
+    fn norm(
+        &self,
+        member: Member<'_>,
+        weight: &[f32],
+        positions: usize,
+        row: impl Fn(usize) -> usize,
+    ) -> Input<'m> {
         let (dim, eps) = (self.model.shape().dim, self.model.shape().norm_eps);
-        for index in member.share(positions.len(), 1) {
-            let from = (positions.start + index) * dim;
-            // SAFETY: the stream is only read in this step; position `index` of the result is this member's share.
+        for index in member.share(positions, 1) {
+            let from = row(index) * dim;
+            // SAFETY: the stream is only read in this step; row `index` of the result is this member's share.
             let (x, out) = unsafe {
                 (
                     self.buffers.stream.read(from..from + dim),
@@ -127,7 +135,7 @@ impl<'m> Pass<'_, 'm> {
             self.kernels.rms_norm(x, weight, eps, out);
         }
         member.barrier();
-        Input { values: self.buffers.normed, k: dim, positions: positions.len() }
+        Input { values: self.buffers.normed, k: dim, positions }
     }
 
     /// Rounds an input to int8 blocks if any of `users` is quantized; meets at a barrier if so.
@@ -244,6 +252,11 @@ impl<'m> Pass<'_, 'm> {
         self.work[member.index].fetch_add(products as u64, Ordering::Relaxed);
     }
 
+    /// Where a sequence's keys and values lie.
+    fn pages(&self, slot: usize) -> Pages<'_> {
+        Pages::new(&self.tables[slot * self.pages_each..(slot + 1) * self.pages_each])
+    }
+
     /// Turns queries and keys by their positions and stores keys and values.
     fn store_keys_and_values(&self, member: Member<'_>, layer: usize) {
         let shape = self.model.shape();
@@ -254,22 +267,27 @@ impl<'m> Pass<'_, 'm> {
             let (cos, sin) = unsafe { (self.buffers.cos.read(at.clone()), self.buffers.sin.read(at)) };
             self.kernels.rope(&mut head[..2 * half], cos, sin);
         };
-        for item in member.share(self.ids.len() * shape.n_heads, 1) {
+        for item in member.share(self.batch.rows().len() * shape.n_heads, 1) {
             // SAFETY: this (position, head) is this member's share.
             let head = unsafe { self.buffers.query.write(item * head_dim..(item + 1) * head_dim) };
             turn(item / shape.n_heads, head);
         }
         // A group of sixteen keys shares cache lines and one slice, so one member stores all of a head's positions.
-        for head in member.share(shape.n_kv_heads, 1) {
-            for position in 0..self.ids.len() {
-                let at = (position * shape.n_kv_heads + head) * head_dim;
-                // SAFETY: this head is this member's share.
+        let runs = self.batch.runs();
+        for item in member.share(runs.len() * shape.n_kv_heads, 1) {
+            let (run, head) = (&runs[item / shape.n_kv_heads], item % shape.n_kv_heads);
+            let pages = self.pages(run.slot);
+            for (index, row) in run.rows.clone().enumerate() {
+                let at = (row * shape.n_kv_heads + head) * head_dim;
+                // SAFETY: this head of this run is this member's share.
                 let (key, value) = unsafe {
                     (self.buffers.key.write(at..at + head_dim), self.buffers.value.read(at..at + head_dim))
                 };
-                turn(position, key);
-                // SAFETY: as above.
-                unsafe { self.kv.append(self.kernels, layer, head, self.start + position, key, value) };
+                turn(row, key);
+                // SAFETY: as above; no two sequences share a page.
+                unsafe {
+                    self.kv.append(self.kernels, layer, head, pages.slot(run.start + index), key, value);
+                }
             }
         }
     }
@@ -279,15 +297,17 @@ impl<'m> Pass<'_, 'm> {
         let shape = self.model.shape();
         let head_dim = shape.head_dim;
         let scale = 1.0 / libm::sqrtf(head_dim as f32);
-        for item in member.share(self.ids.len() * shape.n_heads, 1) {
-            let (position, head) = (item / shape.n_heads, item % shape.n_heads);
+        let rows = self.batch.rows();
+        for item in member.share(rows.len() * shape.n_heads, 1) {
+            let (row, head) = (&rows[item / shape.n_heads], item % shape.n_heads);
             let at = item * head_dim..(item + 1) * head_dim;
             // SAFETY: queries are only read in this step; this output is this member's share.
             let (q, out) = unsafe { (self.buffers.query.read(at.clone()), self.buffers.attended.write(at)) };
             let query = Query {
+                pages: self.pages(row.slot),
                 layer,
                 kv_head: head / (shape.n_heads / shape.n_kv_heads),
-                position: self.start + position,
+                position: row.position,
                 window: self.window,
                 q,
                 scale,

@@ -40,13 +40,14 @@ impl Store {
     fn append(&mut self, positions: impl Iterator<Item = usize>) {
         let cache = KvCache::new(SHAPE, &mut self.keys, &mut self.values);
         for position in positions {
-            let at = position % SHAPE.capacity * WIDTH;
+            let slot = position % SHAPE.capacity;
+            let at = slot * WIDTH;
             let (key, value) = (black_box(&self.key[at..]), black_box(&self.value[at..]));
             for head in 0..SHAPE.n_kv_heads {
                 let part = head * SHAPE.head_dim..(head + 1) * SHAPE.head_dim;
                 // SAFETY: this thread alone holds the cache, by the exclusive borrow of its memory.
                 unsafe {
-                    cache.append(self.kernels, 0, head, position, &key[part.clone()], &value[part]);
+                    cache.append(self.kernels, 0, head, slot, &key[part.clone()], &value[part]);
                 }
             }
         }

@@ -1,0 +1,173 @@
+//! Memory, team and counters behind sessions and schedulers: what runs batches.
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::RunError;
+use super::batch::Batch;
+use super::pass::Pass;
+use crate::llm::arena::{Arena, ArenaError};
+use crate::llm::kv_cache::KvCache;
+use crate::llm::model::Model;
+use crate::llm::plan::{PlanError, SessionLayout, Shortfall};
+use crate::llm::pool::Team;
+use crate::llm::shared::Shared;
+use crate::llm::simd::Kernels;
+
+/// What a pass writes to; see [`SessionLayout`] for the shapes.
+#[derive(Clone, Copy)]
+pub(super) struct Buffers<'m> {
+    pub stream: Shared<'m, f32>,
+    pub normed: Shared<'m, f32>,
+    pub q8: Shared<'m, i8>,
+    pub scale: Shared<'m, f32>,
+    pub sum16: Shared<'m, i16>,
+    pub query: Shared<'m, f32>,
+    pub attended: Shared<'m, f32>,
+    pub key: Shared<'m, f32>,
+    pub value: Shared<'m, f32>,
+    pub hidden: Shared<'m, f32>,
+    pub logits: Shared<'m, f32>,
+    pub tiles: Shared<'m, f32>,
+    pub cos: Shared<'m, f32>,
+    pub sin: Shared<'m, f32>,
+}
+
+impl<'m> Buffers<'m> {
+    fn take(arena: &mut Arena<'m>, layout: &SessionLayout, members: usize) -> Result<Self, ArenaError> {
+        Ok(Buffers {
+            stream: Shared::new(arena.take(layout.stream)?),
+            normed: Shared::new(arena.take(layout.normed)?),
+            q8: Shared::new(arena.take(layout.q8)?),
+            scale: Shared::new(arena.take(layout.q8 / 32)?),
+            sum16: Shared::new(arena.take(layout.q8 / 16)?),
+            query: Shared::new(arena.take(layout.query)?),
+            attended: Shared::new(arena.take(layout.query)?),
+            key: Shared::new(arena.take(layout.key)?),
+            value: Shared::new(arena.take(layout.key)?),
+            hidden: Shared::new(arena.take(layout.hidden)?),
+            logits: Shared::new(arena.take(layout.logits)?),
+            tiles: Shared::new(arena.take(layout.tile * members)?),
+            cos: Shared::new(arena.take(layout.angles)?),
+            sin: Shared::new(arena.take(layout.angles)?),
+        })
+    }
+}
+
+/// Runs batches of rows of several sequences.
+///
+/// All memory is taken at construction; nothing allocates afterwards. Who uses it decides which rows to run and which
+/// pages of the cache belong to which sequence.
+pub(crate) struct Engine<'m> {
+    pub model: &'m Model<'m>,
+    pub kernels: &'static Kernels,
+    pub team: &'m dyn Team,
+    /// The rows of the next pass.
+    pub batch: Batch,
+    /// Pages of each sequence, `[slot][pages_each]`.
+    pub tables: &'m mut [u32],
+    pages_each: usize,
+    window: usize,
+    kv: KvCache<'m>,
+    buffers: Buffers<'m>,
+    weight_bytes: AtomicU64,
+    embedding_bytes: u64,
+    work: Vec<AtomicU64>,
+}
+
+impl<'m> Engine<'m> {
+    /// Takes all memory of `layout` out of `memory`. A position sees itself and the `window - 1` before it.
+    pub fn new(
+        model: &'m Model<'_>,
+        layout: &SessionLayout,
+        window: usize,
+        kernels: &'static Kernels,
+        team: &'m dyn Team,
+        memory: &'m mut [u8],
+    ) -> Result<Self, PlanError> {
+        if model.packed_rows() != 1 && kernels.packed_rows() != Some(model.packed_rows()) {
+            return Err(PlanError::BadConfig("the model is packed for other kernels"));
+        }
+        let members = team.size();
+        let available = memory.len() as u64;
+        let needed = layout
+            .kv_bytes()
+            .zip(layout.scratch_bytes(members))
+            .and_then(|(kv, scratch)| kv.checked_add(scratch))
+            .ok_or(PlanError::Overflow)?;
+        if available < needed {
+            return Err(PlanError::Short(Shortfall { needed, available }));
+        }
+        let mut arena = Arena::new(memory);
+        let short = |_: ArenaError| PlanError::Short(Shortfall { needed: available + 1, available });
+        let elements = layout.kv.elements().ok_or(PlanError::Overflow)?;
+        let keys = arena.take(elements).map_err(short)?;
+        let values = arena.take(elements).map_err(short)?;
+        let buffers = Buffers::take(&mut arena, layout, members).map_err(short)?;
+        let tables = arena.take(layout.sequences * layout.pages_each).map_err(short)?;
+        Ok(Engine {
+            model,
+            kernels,
+            team,
+            batch: Batch::with_capacity(layout.batch, layout.sequences),
+            tables,
+            pages_each: layout.pages_each,
+            window,
+            kv: KvCache::new(layout.kv, keys, values),
+            buffers,
+            weight_bytes: AtomicU64::new(0),
+            embedding_bytes: 0,
+            work: (0..members).map(|_| AtomicU64::new(0)).collect(),
+        })
+    }
+
+    /// Runs the batch: one pass over the weights.
+    ///
+    /// Its rows are right by the caller's care: ids in the vocabulary, positions in pages of their own sequence, each
+    /// position once and in order.
+    pub fn run(&mut self) {
+        let pass = Pass {
+            model: self.model,
+            kernels: self.kernels,
+            kv: self.kv,
+            buffers: self.buffers,
+            batch: &self.batch,
+            tables: self.tables,
+            pages_each: self.pages_each,
+            window: self.window,
+            weight_bytes: &self.weight_bytes,
+            work: &self.work,
+        };
+        self.team.run(&|member| pass.run(member));
+        self.embedding_bytes += (self.batch.rows().len() * self.model.embedding.row_bytes()) as u64;
+    }
+
+    /// Logits of the rows of the last batch that wanted them, `[wanted × vocab]`.
+    pub fn logits(&self) -> &[f32] {
+        // SAFETY: no team runs outside `run`, which cannot start while the result borrows the engine.
+        unsafe { self.buffers.logits.read(0..self.batch.wanted().len() * self.model.shape().vocab_size) }
+    }
+
+    /// Bytes of matrix rows read by all passes so far, each row once a pass, embedding rows not included.
+    pub fn weight_bytes_read(&self) -> u64 {
+        self.weight_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of embedding rows looked up so far, one row a token.
+    pub fn embedding_bytes_read(&self) -> u64 {
+        self.embedding_bytes
+    }
+
+    /// Products (matrix rows times positions) that each member of the team has computed.
+    pub fn work_units(&self) -> impl Iterator<Item = u64> + '_ {
+        self.work.iter().map(|units| units.load(Ordering::Relaxed))
+    }
+}
+
+/// The logits, if the model computed numbers.
+pub(crate) fn finite(logits: &[f32]) -> Result<&[f32], RunError> {
+    match logits.iter().position(|logit| !logit.is_finite()) {
+        Some(index) => Err(RunError::NonFinite { index }),
+        None => Ok(logits),
+    }
+}

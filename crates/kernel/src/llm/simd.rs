@@ -2,7 +2,7 @@
 //!
 //! - `scalar` defines every operation: plain, safe and slow; always built.
 //! - `lanes` and `product` repeat it in vector registers of any kind (feature `simd`), `table` compiles them for one
-//!   instruction set, and `avx2`, `avx512`, `neon` and `dotprod` are such sets, chosen at run time. Some want weights `packed`.
+//!   instruction set, and `avx2`, `avxvnni`, `avx512`, `neon` and `dotprod` are such sets, chosen at run time. Some want weights `packed`.
 //! - [`self_test()`] compares every table with the scalar one on a small input, for a kernel that has just booted.
 //!
 //! A [`Kernels`] can only be had for a CPU that has its instructions, so its methods are safe; they check every
@@ -15,6 +15,8 @@ use crate::llm::quant::GgmlType;
 mod avx2;
 #[cfg(all(feature = "simd", target_arch = "x86_64"))]
 mod avx512;
+#[cfg(all(feature = "simd", target_arch = "x86_64"))]
+mod avxvnni;
 #[cfg(all(feature = "simd", target_arch = "aarch64"))]
 mod dotprod;
 #[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
@@ -79,7 +81,7 @@ struct Packing {
 /// All tables give the same bits. Fields are private: a table can only be had from this module, which checks that
 /// the CPU has what its functions were compiled with.
 pub struct Kernels {
-    /// `scalar`, `avx2`, `avx512`, `neon` or `dotprod`.
+    /// `scalar`, `avx2`, `avxvnni`, `avx512`, `neon` or `dotprod`.
     pub name: &'static str,
     matmul: Matmul,
     packing: Option<Packing>,
@@ -126,14 +128,18 @@ pub fn by_name(name: &str) -> Option<&'static Kernels> {
 }
 
 /// The vector tables of this build that this CPU can run, the fastest last.
-fn vector() -> [Option<&'static Kernels>; 2] {
+fn vector() -> [Option<&'static Kernels>; 3] {
     // Every AArch64 core that runs code compiled for these targets has NEON.
     #[cfg(all(feature = "simd", target_arch = "aarch64"))]
-    return [Some(&neon::TABLE), dotprod::detected().then_some(&dotprod::TABLE)];
+    return [Some(&neon::TABLE), dotprod::detected().then_some(&dotprod::TABLE), None];
     #[cfg(all(feature = "simd", target_arch = "x86_64"))]
-    return [avx2::detected().then_some(&avx2::TABLE), avx512::detected().then_some(&avx512::TABLE)];
+    return [
+        avx2::detected().then_some(&avx2::TABLE),
+        avxvnni::detected().then_some(&avxvnni::TABLE),
+        avx512::detected().then_some(&avx512::TABLE),
+    ];
     #[cfg(not(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64"))))]
-    [None, None]
+    [None, None, None]
 }
 
 // Every call through the table below is sound for two reasons: lengths are asserted first, and a `&'static Kernels`

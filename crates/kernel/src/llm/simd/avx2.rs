@@ -1,28 +1,37 @@
 //! AVX2 with FMA and F16C: eight 32-bit lanes.
 //!
 //! - `registers`: what [`super::lanes`] is made of.
-//! - `matmul`: what [`super::product`] is made of, for weights of every type.
+//! - `matmul`: what [`super::product`] is made of, for weights as they lie in the file.
+//! - `packed` and `floats`: the walk over packed weights, which [`super::avxvnni`] shares; `unpack` takes them apart, and
+//!   `bytes` multiplies them.
 
 use super::table::vector_table;
 use core::arch::x86_64::*;
+use packed::packed_products;
 
+mod bytes;
+pub(super) mod floats;
 mod matmul;
+pub(super) mod packed;
 mod registers;
+pub(super) mod unpack;
 
 /// Proof that this CPU has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
-struct Avx2(());
+pub(super) struct Avx2(());
 
 impl Avx2 {
     /// The proof, for functions that are compiled with these features.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn here() -> Self {
+    pub(super) fn here() -> Self {
         Avx2(())
     }
 }
 
-vector_table! { "avx2", "avx2,fma,f16c", Avx2, 8 rows a group }
+vector_table! { "avx2", "avx2,fma,f16c", Avx2, 8 rows a group, packed by PACKING }
+
+packed_products! { "avx2,fma,f16c", Avx2 }
 
 /// Whether this CPU, and the operating system's saving of registers, have what the table needs.
 #[cfg(feature = "std")]

@@ -313,7 +313,7 @@ mod tests {
         for kernels in available() {
             for ty in GgmlType::ALL {
                 let lengths: &[usize] = match ty.block_len() {
-                    1 => &[1, 7, 8, 31, 33, 64],
+                    1 => &[1, 7, 8, 31, 33, 64, 515],
                     32 => &[32, 64, 96, 256, 288, 576],
                     _ => &[256, 512, 768],
                 };
@@ -368,8 +368,11 @@ mod tests {
         extern crate std;
         use std::arch::is_x86_feature_detected as has;
         let avx2 = has!("avx2") && has!("fma") && has!("f16c");
+        let avxvnni = avx2 && has!("avxvnni");
         let avx512 = avx2 && has!("avx512f") && has!("avx512bw") && has!("avx512vnni");
-        assert_eq!((by_name("avx2").is_some(), by_name("avx512").is_some()), (avx2, avx512));
+        for (name, there) in [("avx2", avx2), ("avxvnni", avxvnni), ("avx512", avx512)] {
+            assert_eq!(by_name(name).is_some(), there, "{name}");
+        }
     }
 
     #[test]

@@ -121,12 +121,12 @@ pub(super) use vector_table;
 macro_rules! proven {
     ($features:literal: $(
         $(#[$doc:meta])*
-        fn $name:ident$(<const $c:ident: u32>)?(self $(, $x:ident: $t:ty)* $(,)?) $(-> $r:ty)? $body:block
+        $vis:vis fn $name:ident$(<const $c:ident: u32>)?(self $(, $x:ident: $t:ty)* $(,)?) $(-> $r:ty)? $body:block
     )*) => {
         $(
             $(#[$doc])*
             #[inline(always)]
-            fn $name$(<const $c: u32>)?(self $(, $x: $t)*) $(-> $r)? {
+            $vis fn $name$(<const $c: u32>)?(self $(, $x: $t)*) $(-> $r)? {
                 #[inline]
                 #[target_feature(enable = $features)]
                 fn compiled$(<const $c: u32>)?($($x: $t),*) $(-> $r)? $body

@@ -54,7 +54,7 @@ impl Products<8> for Avx2 {
 }
 
 /// Eight rows' sub-block of 32 weights; a lane is a row.
-pub(super) struct Unpacked {
+pub(in super::super) struct Unpacked {
     /// Register `j`: weights `4j..4j + 4`. Unsigned, except Q8_0.
     q: [__m256i; 8],
     /// The integer sub-scale of each half of the sub-block, twice in each lane for `vpmaddwd`.

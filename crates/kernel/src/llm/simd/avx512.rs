@@ -1,14 +1,19 @@
 //! AVX-512 with VNNI: sixteen 32-bit lanes, and four products of bytes added in one instruction.
 //!
 //! - `registers`: what [`super::lanes`] is made of.
-//! - `matmul`: what [`super::product`] is made of, for packed weights of every type.
+//! - `unpack`: packed weights of every type, ready to be multiplied.
+//! - `blocks` and `floats`: products of quantized and of float weights.
 //!
 //! Weights as they lie in the file go through the AVX2 table's products.
 
 use super::table::vector_table;
+use super::{Activations, Packing, packed, product, scalar};
+use crate::llm::quant::GgmlType;
 
-mod matmul;
+mod blocks;
+mod floats;
 mod registers;
+mod unpack;
 
 /// Proof that this CPU has AVX-512 F, BW and VNNI besides what AVX2's table needs.
 #[derive(Clone, Copy)]
@@ -25,7 +30,33 @@ impl Avx512 {
 
 vector_table! {
     "avx512", "avx512f,avx512bw,avx512vnni,avx2,fma,f16c", Avx512, 16 rows a group,
-    packed, others by super::avx2::TABLE.matmul
+    packed by Packing { rows: 16, pack: packed::pack::<16>, matmul: products }, others by super::avx2::TABLE.matmul
+}
+
+/// Products of packed weights.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+fn products(ty: GgmlType, weights: &[u8], rows: usize, x: &Activations<'_>, out: &mut [f32]) {
+    // A function for each type, so that one type's code cannot crowd another's registers.
+    macro_rules! of_type {
+        ($($groups:ident: $($ty:ident)*;)*) => {
+            match ty {
+                $($(GgmlType::$ty => {
+                    #[inline(never)]
+                    #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+                    fn groups(weights: &[u8], rows: usize, x: &Activations<'_>, out: &mut [f32]) {
+                        $groups::groups::<{ product::$ty }>(weights, rows, x, out);
+                    }
+                    groups(weights, rows, x, out);
+                })*)*
+            }
+        };
+    }
+    of_type! {
+        blocks: Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q4_K Q5_K Q6_K;
+        floats: F32 F16 BF16;
+    }
+    // What is no whole group.
+    scalar::matmul_rows(ty, weights, rows, rows / 16 * 16..rows, x, out);
 }
 
 /// Whether this CPU, and the operating system's saving of registers, have what the table needs.

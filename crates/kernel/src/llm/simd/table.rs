@@ -16,15 +16,9 @@ macro_rules! vector_table {
     };
     (
         $name:literal, $features:literal, $set:ident, $rows:literal rows a group,
-        packed, others by $matmul:expr
+        packed by $packing:expr, others by $matmul:expr
     ) => {
-        vector_table! {
-            parts $name, $features, $set, $rows, matmul: $matmul, Some($crate::llm::simd::Packing {
-                rows: $rows,
-                pack: $crate::llm::simd::packed::pack::<$rows>,
-                matmul: products,
-            })
-        }
+        vector_table! { table $name, $features, $set, matmul: $matmul, Some($packing) }
     };
     (
         $name:literal, $features:literal, $set:ident, $rows:literal rows a group, packed by $packing:expr
@@ -32,7 +26,7 @@ macro_rules! vector_table {
         vector_table! { parts $name, $features, $set, $rows, matmul: products, Some($packing) }
     };
     (
-        parts $name:literal, $features:literal, $set:ident, $rows:literal, matmul: $matmul:expr, $packing:expr
+        table $name:literal, $features:literal, $set:ident, matmul: $matmul:expr, $packing:expr
     ) => {
         pub(super) static TABLE: $crate::llm::simd::Kernels = $crate::llm::simd::Kernels {
             name: $name,
@@ -68,6 +62,11 @@ macro_rules! vector_table {
             fn accumulate(p: &[f32], values: &[u16], out: &mut [f32]);
             fn merge(o: &mut [f32], a: f32, o2: &[f32], b: f32);
         }
+    };
+    (
+        parts $name:literal, $features:literal, $set:ident, $rows:literal, matmul: $matmul:expr, $packing:expr
+    ) => {
+        vector_table! { table $name, $features, $set, matmul: $matmul, $packing }
         #[target_feature(enable = $features)]
         fn products(
             ty: $crate::llm::quant::GgmlType,

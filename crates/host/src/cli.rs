@@ -34,7 +34,11 @@ pub enum Command {
     Perplexity(commands::perplexity::Arguments),
     /// Write a model file of another type.
     Quantize(commands::quantize::Arguments),
-    /// Run the benchmark suite.
+    /// Run the benchmark suite, or measure the speed of a model.
+    ///
+    /// Without an option of the list "Speed of a model" it runs the suite: many small cases and whole models, each
+    /// checked. With one it measures how fast a model reads prompts (pp) and generates (tg), each beside the limit of
+    /// this machine measured at the same time: `barelm bench MODEL -p 512 -n 128 -t 1,2 -d 0,4096`.
     #[cfg(feature = "llm-transformer")]
     Bench(commands::bench::Arguments),
 }

@@ -97,3 +97,91 @@ fn two_files_of_records_are_compared() {
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused.stderr).contains("new.jsonl: line 1: "), "{}", text(&refused.stderr));
 }
+
+/// The small model of the repository.
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../kernel/assets/tiny.gguf");
+
+fn speed(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_barelm"));
+    command.arg("bench").args(arguments).output().expect("the binary runs")
+}
+
+#[test]
+fn speeds_stand_beside_the_limit_of_their_moment() {
+    let output = speed(&[
+        TINY, "-p", "8,3", "-n", "4", "-d", "0,16", "-r", "2", "-t", "1,2", "--batch", "8", "--draft", "3",
+        "-o", "json",
+    ]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let rows: Vec<Value> = serde_json::from_slice(&output.stdout).expect("one array");
+    let tests: Vec<_> = rows.iter().map(|row| row["test"].as_str().unwrap()).collect();
+    let of_one_team = [
+        "pp8",
+        "pp3",
+        "tg4",
+        "pp8 @ d16",
+        "pp3 @ d16",
+        "tg4 @ d16",
+        "code tg4",
+        "code tg4 draft 3",
+        "prose tg4",
+        "prose tg4 draft 3",
+    ];
+    assert_eq!(tests, [of_one_team, of_one_team].concat());
+    for (index, row) in rows.iter().enumerate() {
+        let number = |name: &str| row[name].as_f64().unwrap_or(f64::NAN);
+        assert_eq!(number("n_threads"), if index < of_one_team.len() { 1.0 } else { 2.0 }, "{row}");
+        assert_eq!((number("n_batch"), row["samples_ts"].as_array().unwrap().len()), (8.0, 2), "{row}");
+        assert!(number("q1_ts") > 0.0 && number("q1_ts") <= number("median_ts"), "{row}");
+        assert!(number("median_ts") <= number("q3_ts"), "{row}");
+        assert_eq!(number("model_n_params"), 1_672_896.0, "{row}");
+        if number("n_draft") > 0.0 {
+            assert!(number("accepted") <= number("drafted") && number("speed_up") > 0.0, "{row}");
+            assert!(row["share_of_limit"].is_null(), "{row}");
+        } else {
+            let share = number("share_of_limit");
+            assert!(share > 0.0 && number("limit_ts") > 0.0, "{row}");
+        }
+    }
+    // Matrices of the file but the embedding, which is the head too: two operations a weight, the head for one token.
+    let of = |test: &str| rows.iter().find(|row| row["test"] == test).unwrap();
+    let operations = |test: &str| of(test)["int8_ops_per_token"].as_f64().unwrap();
+    let head = (operations("pp3") - operations("pp8")) / (1.0 / 3.0 - 1.0 / 8.0);
+    let dim = 192.0;
+    assert!((head / (2.0 * 2048.0 * dim) - 1.0).abs() < 1e-9, "{head}");
+    // Sixteen positions more are so many more bytes of keys and values.
+    let bytes = |test: &str| of(test)["bytes_per_token"].as_f64().unwrap();
+    assert!(bytes("tg4 @ d16") > bytes("tg4"));
+}
+
+#[test]
+fn speeds_are_tables_for_people_and_spreadsheets() {
+    let table = text(&speed(&[TINY, "-p", "4", "-n", "0", "-r", "1", "-t", "1"]).stdout);
+    let lines: Vec<_> = table.lines().collect();
+    let cells = |line: &str| line.split('|').count();
+    assert!(lines[0].starts_with("| model | size |"), "{table}");
+    assert!(lines[2].contains("| pp4 |") && lines[2].ends_with("% |"), "{table}");
+    assert!(lines[..3].iter().all(|line| cells(line) == cells(lines[0])), "{table}");
+    assert!(lines[3].is_empty(), "one test, one row: {table}");
+    let table = text(&speed(&[TINY, "-p", "0", "-n", "2", "-r", "1", "-o", "csv"]).stdout);
+    let lines: Vec<_> = table.lines().collect();
+    assert_eq!(lines.len(), 2, "{table}");
+    assert!(lines[0].contains(",test,") && lines[1].contains("\"tg2\""), "{table}");
+    assert_eq!(lines[0].split(',').count(), lines[1].matches("\",\"").count() + 1, "{table}");
+}
+
+#[test]
+fn modes_are_not_mixed_up() {
+    for (arguments, part) in [
+        (&["-p", "8"][..], "which model"),
+        (&[TINY, "-p", "0", "-n", "0"], "nothing to measure"),
+        (&[TINY, "-p", "8", "--micro"], "cannot be used with"),
+        (&["--filter", "norm", "-t", "1,2"], "add --speed"),
+        (&[TINY, "-n", "8", "--kernels", "mmx"], "no kernels named `mmx`"),
+        (&[TINY, "--draft", "99"], "99"),
+    ] {
+        let output = speed(arguments);
+        assert!(!output.status.success(), "{arguments:?}");
+        assert!(text(&output.stderr).contains(part), "{arguments:?}: {}", text(&output.stderr));
+    }
+}

@@ -1,4 +1,9 @@
-//! `barelm bench`: the benchmark suite of the library, with the system's clock and threads.
+//! `barelm bench` in its two modes: the benchmark suite of the library, with the system's clock and threads, and the
+//! speed of one model as peers' tools measure it (`speed`, which prints through `table`).
+
+mod prompts;
+mod speed;
+mod table;
 
 use std::fmt;
 use std::io::Write;
@@ -21,8 +26,27 @@ use crate::records::{self, Record};
 /// Arguments of `barelm bench`.
 #[derive(Args, Debug)]
 pub struct Arguments {
-    /// A GGUF file to measure besides the synthetic models.
+    /// A GGUF file: measured besides the suite's synthetic models, or alone with `--speed`.
     pub model: Option<PathBuf>,
+    /// Threads to compute with (default: all cores); several numbers with commas for the speed.
+    #[arg(long, short, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub threads: Vec<u16>,
+    /// Instruction set to compute with; the suite compares it with the scalar kernels (default: the best one here).
+    #[arg(long, value_name = "NAME")]
+    pub kernels: Option<String>,
+    /// The suite's own options.
+    #[command(flatten)]
+    pub suite: SuiteArguments,
+    /// The options of the speed.
+    #[command(flatten)]
+    pub speed: speed::SpeedArguments,
+}
+
+/// Options that belong to the suite.
+#[derive(Args, Debug)]
+#[group(id = "suite", multiple = true)]
+#[command(next_help_heading = "Suite")]
+pub struct SuiteArguments {
     /// Run only the cases whose name contains this.
     #[arg(long, value_name = "TEXT")]
     pub filter: Option<String>,
@@ -56,12 +80,6 @@ pub struct Arguments {
     /// Write every result to standard error as soon as it is there.
     #[arg(long, short)]
     pub verbose: bool,
-    /// Threads to compute with (default: all cores).
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub threads: Option<u16>,
-    /// Instruction set to compare with the scalar kernels (default: the best one here).
-    #[arg(long, value_name = "NAME")]
-    pub kernels: Option<String>,
 }
 
 fn size_parser() -> impl TypedValueParser<Value = Option<ModelSize>> {
@@ -69,16 +87,30 @@ fn size_parser() -> impl TypedValueParser<Value = Option<ModelSize>> {
     PossibleValuesParser::new(names).map(|name| ModelSize::ALL.into_iter().find(|size| size.name() == name))
 }
 
-/// Runs the suite and prints its summary; wrong answers and missed lines fail the command.
+/// Runs the suite, or measures the speed.
 pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
-    let baseline = arguments.baseline.as_deref().map(records::read).transpose()?;
-    if let (Some(baseline), Some(current)) = (&baseline, &arguments.current) {
+    if arguments.speed.wanted() {
+        let model =
+            arguments.model.as_deref().ok_or("the speed of which model? name a GGUF file".to_owned())?;
+        return speed::run(model, &arguments.threads, arguments.kernels.as_deref(), &arguments.speed, out);
+    }
+    match arguments.threads[..] {
+        [] => suite(arguments, None, out),
+        [threads] => suite(arguments, Some(threads), out),
+        _ => Err(Failure::Message("the suite takes one number of threads; add --speed for several".into())),
+    }
+}
+
+/// Runs the suite and prints its summary; wrong answers and missed lines fail the command.
+fn suite(arguments: &Arguments, threads: Option<u16>, out: &mut dyn Write) -> Result<(), Failure> {
+    let options = &arguments.suite;
+    let baseline = options.baseline.as_deref().map(records::read).transpose()?;
+    if let (Some(baseline), Some(current)) = (&baseline, &options.current) {
         return compare(baseline, &records::read(current)?, out);
     }
     // The clock first: its counters cover only threads that start after it.
     let clock = SystemClock::new();
-    let session =
-        SessionArguments { threads: arguments.threads, kernels: arguments.kernels.clone(), batch: 64 };
+    let session = SessionArguments { threads, kernels: arguments.kernels.clone(), batch: 64 };
     let kernels = session.kernels()?;
     let team = session.team()?;
     let file = arguments.model.as_deref().map(ModelFile::open).transpose()?;
@@ -103,27 +135,27 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
     let environment = environment::describe(file.as_ref());
     let environment: Vec<_> =
         environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let synthetic: Vec<_> = arguments.synthetic.iter().copied().flatten().collect();
+    let synthetic: Vec<_> = options.synthetic.iter().copied().flatten().collect();
     let config = BenchmarkConfig {
-        warmup_iterations: arguments.warmup,
-        measurement_iterations: arguments.iterations as usize,
-        use_simd: !arguments.no_simd,
-        verbose: arguments.verbose,
-        prompt_tokens: arguments.prompt_tokens.into(),
+        warmup_iterations: options.warmup,
+        measurement_iterations: options.iterations as usize,
+        use_simd: !options.no_simd,
+        verbose: options.verbose,
+        prompt_tokens: options.prompt_tokens.into(),
         synthetic: &synthetic,
-        micro_only: arguments.micro,
-        filter: arguments.filter.as_deref(),
+        micro_only: options.micro,
+        filter: options.filter.as_deref(),
         environment: &environment,
         ..BenchmarkConfig::default()
     };
     // Before the long work, so that a path that cannot be written does not cost it.
     let create = |path| OutputFile::create(path, arguments.model.as_deref());
-    let json = arguments.json.as_deref().map(create).transpose()?;
+    let json = options.json.as_deref().map(create).transpose()?;
     let mut written = String::new();
     let mut log = Stderr;
     let results = run_benchmark_suite(&config, &clock, &subject, &mut written, &mut log);
     if results.results.is_empty() && results.failures.is_empty() {
-        let filter = arguments.filter.as_deref().unwrap_or_default();
+        let filter = options.filter.as_deref().unwrap_or_default();
         return Err(Failure::Message(format!("no case has a name with `{filter}` in it")));
     }
     if let Some(mut json) = json {

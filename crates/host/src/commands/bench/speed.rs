@@ -1,0 +1,368 @@
+//! Prompts and generation in tokens a second, in the manner of `llama-bench`, each beside this machine's limit.
+//!
+//! - `pp512` is a prompt of 512 tokens, `tg128` are 128 passes of one token, `@ d4096` means behind 4096 positions that
+//!   are already held. Logits of the last position are computed and nothing is sampled. Tokens are random, seeded.
+//! - `--draft` adds real texts, generated greedily with guesses and without; both must give the same tokens.
+//! - A speed is the median of the repetitions and their quartiles. Before each repetition the limit is measured with
+//!   as many threads: reading memory for generation, products for prompts; the share is the median of the shares.
+//!
+//! The limit of generation is bandwidth over bytes a token: every matrix once, and keys and values of the positions seen.
+//! The limit of prompts is the peak of the instruction for the matrices' type over the matrices' operations, two for each
+//! weight; attention comes on top of them and counts for nothing.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use barelm::llm::draft::PromptLookup;
+use barelm::llm::generate::{GenerateConfig, Generated, MOST_DRAFTED, generate_with_draft};
+use barelm::llm::gguf::Gguf;
+use barelm::llm::model::Shape;
+use barelm::llm::sampler::{Sampler, SamplerConfig};
+use barelm::llm::tokenizer::{Special, Tokenizer};
+use barelm::llm::transformer::{Logits, RunError, Session};
+use clap::{Args, ValueEnum};
+
+use super::prompts;
+use super::table::{Row, Sample, Table};
+use crate::commands::setup::{Needs, SessionArguments, with_session};
+use crate::failure::Failure;
+use crate::limits::{ReadBuffer, f32_rate, int8_rate};
+use crate::model_file::ModelFile;
+use crate::team::{ThreadTeam, default_threads};
+
+/// How long reading is measured before a repetition.
+const READ_TIME: Duration = Duration::from_millis(60);
+/// How long products are measured before a repetition.
+const PRODUCT_TIME: Duration = Duration::from_millis(20);
+
+/// Options that belong to the speed.
+#[derive(Args, Debug)]
+#[group(id = "speed_mode", multiple = true, conflicts_with = "suite")]
+#[command(next_help_heading = "Speed of a model")]
+pub struct SpeedArguments {
+    /// Measure speed, with the defaults below. Each option below says the same.
+    #[arg(long)]
+    pub speed: bool,
+    /// Lengths of prompts; 0 for none (default: 512).
+    #[arg(short, long, value_name = "N", value_delimiter = ',')]
+    pub prompt: Vec<u16>,
+    /// Tokens to generate; 0 for none (default: 128).
+    #[arg(short = 'n', long, value_name = "N", value_delimiter = ',')]
+    pub tokens: Vec<u16>,
+    /// Positions held before each test (default: 0).
+    #[arg(short, long, value_name = "N", value_delimiter = ',')]
+    pub depth: Vec<u32>,
+    /// Repetitions of each test, behind one that is not counted (default: 5).
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub repetitions: Option<u16>,
+    /// How to print (default: md).
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<Format>,
+    /// Positions computed in one pass over the weights (default: 64).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub batch: Option<u16>,
+    /// Generate code and prose too, with up to N guessed tokens a pass and without.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MOST_DRAFTED as i64))]
+    pub draft: Option<u16>,
+}
+
+/// Form of the results.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A table in Markdown.
+    #[default]
+    Md,
+    /// An array of objects, one a test, with every sample.
+    Json,
+    /// A line of names, and a line a test.
+    Csv,
+}
+
+impl SpeedArguments {
+    /// Whether any of them was given.
+    pub fn wanted(&self) -> bool {
+        self.speed
+            || !(self.prompt.is_empty() && self.tokens.is_empty() && self.depth.is_empty())
+            || self.repetitions.is_some()
+            || self.output.is_some()
+            || self.batch.is_some()
+            || self.draft.is_some()
+    }
+}
+
+/// What a model's passes must do at least.
+#[derive(Clone, Copy)]
+struct Work {
+    /// Operations on quantized and on float matrices of the layers, a position.
+    layers: [f64; 2],
+    /// The same of the head, a position whose logits are wanted.
+    head: [f64; 2],
+    /// Bytes of all matrices.
+    pass_bytes: f64,
+    /// Bytes of one position's keys and values, all layers.
+    kv_bytes: f64,
+}
+
+impl Work {
+    fn of(gguf: &Gguf<'_>, shape: &Shape) -> Self {
+        let head = if gguf.tensor("output.weight").is_some() { "output.weight" } else { "token_embd.weight" };
+        let mut work = Work {
+            layers: [0.0; 2],
+            head: [0.0; 2],
+            pass_bytes: 0.0,
+            kv_bytes: (shape.n_layers * shape.kv_dim() * 2 * 2) as f64,
+        };
+        for tensor in gguf.tensors().filter(|tensor| tensor.n_dims == 2) {
+            let operations = match tensor.name {
+                name if name == head => &mut work.head,
+                name if name.starts_with("blk.") => &mut work.layers,
+                _ => continue,
+            };
+            let kind = usize::from(!tensor.ty.is_quantized());
+            operations[kind] += 2.0 * (tensor.dims[0] * tensor.dims[1]) as f64;
+            work.pass_bytes += tensor.size_bytes as f64;
+        }
+        work
+    }
+
+    /// Operations of a prompt's token, when only the last one's logits are computed.
+    fn prompt_operations(&self, tokens: usize) -> [f64; 2] {
+        [0, 1].map(|kind| self.layers[kind] + self.head[kind] / tokens as f64)
+    }
+
+    /// Bytes of a generated token: the mean of `tokens` behind `depth` positions.
+    fn token_bytes(&self, tokens: usize, depth: usize) -> f64 {
+        self.pass_bytes + self.kv_bytes * (depth as f64 + (tokens as f64 + 1.0) / 2.0)
+    }
+}
+
+/// What is measured, and with what.
+struct Bench<'a> {
+    shape: Shape,
+    work: Work,
+    tokenizer: Option<&'a Tokenizer<'a>>,
+    buffer: &'a ReadBuffer,
+    team: ThreadTeam,
+    repetitions: usize,
+}
+
+/// Measures and prints every test; the table's rows appear as they are measured.
+pub fn run(
+    path: &Path,
+    threads: &[u16],
+    kernels: Option<&str>,
+    options: &SpeedArguments,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let file = ModelFile::open(path)?;
+    let gguf = file.parse()?;
+    let shape = Shape::from_gguf(&gguf).map_err(|error| Failure::because(path.display(), error))?;
+    let lengths = |given: &[u16], default: usize| -> Vec<usize> {
+        let given =
+            if given.is_empty() { vec![default] } else { given.iter().copied().map(usize::from).collect() };
+        given.into_iter().filter(|&length| length > 0).collect()
+    };
+    let (prompts, tokens) = (lengths(&options.prompt, 512), lengths(&options.tokens, 128));
+    let mut depths: Vec<_> = options.depth.iter().map(|&depth| depth as usize).collect();
+    if depths.is_empty() {
+        depths.push(0);
+    }
+    let longest = prompts.iter().chain(&tokens).copied().max().unwrap_or(0);
+    if longest == 0 && options.draft.is_none() {
+        return Err(Failure::Message("nothing to measure: give -p or -n more than 0 tokens".into()));
+    }
+    let deepest = depths.iter().copied().max().unwrap_or(0);
+    let drafted = options.draft.map_or(0, usize::from);
+    let generated = tokens.first().copied().unwrap_or(128);
+    let tokenizer = match drafted {
+        0 => None,
+        _ => Some(Tokenizer::from_gguf(&gguf).map_err(|error| Failure::because(path.display(), error))?),
+    };
+    // A byte is a token at most.
+    let texts = if drafted > 0 { prompts::LONGEST + 1 + generated } else { 0 };
+    let needs =
+        Needs { context: (deepest + longest).max(texts).max(1), window: None, logits: Some(1 + drafted) };
+    let all_threads = [u16::try_from(default_threads()).unwrap_or(u16::MAX)];
+    let threads = if threads.is_empty() { &all_threads[..] } else { threads };
+
+    let mut table = Table::new(options.output.unwrap_or_default(), &file, &gguf);
+    table.begin(out)?;
+    let buffer = ReadBuffer::try_new()?;
+    for &count in threads {
+        let arguments = SessionArguments {
+            threads: Some(count),
+            kernels: kernels.map(str::to_owned),
+            batch: options.batch.unwrap_or(64),
+        };
+        let bench = Bench {
+            shape,
+            work: Work::of(&gguf, &shape),
+            tokenizer: tokenizer.as_ref(),
+            buffer: &buffer,
+            team: arguments.team()?,
+            repetitions: options.repetitions.unwrap_or(5).into(),
+        };
+        with_session(&file, &gguf, &arguments, needs, |session| {
+            for &depth in &depths {
+                for &length in &prompts {
+                    table.row(&bench.prompt(session, length, depth)?, out)?;
+                }
+                for &length in &tokens {
+                    table.row(&bench.generation(session, length, depth)?, out)?;
+                }
+            }
+            if drafted > 0 {
+                for (name, text) in prompts::ALL {
+                    for row in bench.draft(session, (name, text), generated, drafted)? {
+                        table.row(&row, out)?;
+                    }
+                }
+            }
+            Ok(())
+        })?;
+    }
+    table.end(out)
+}
+
+impl Bench<'_> {
+    /// A prompt of `tokens` behind `depth` positions.
+    fn prompt(&self, session: &mut Session<'_>, tokens: usize, depth: usize) -> Result<Row, Failure> {
+        let ids = self.random_ids(tokens);
+        let [int8, float] = self.work.prompt_operations(tokens);
+        let mut row = Row::new(session, self.repetitions, format!("pp{tokens}"), depth);
+        row.prompt = tokens;
+        row.operations = Some([int8, float]);
+        self.fill(session, depth)?;
+        for repetition in 0..=self.repetitions {
+            let ((int8_name, int8_rate), (f32_name, f32_rate)) =
+                (int8_rate(&self.team, PRODUCT_TIME), f32_rate(&self.team, PRODUCT_TIME));
+            let (rate, instruction) = if int8 > 0.0 { (int8_rate, int8_name) } else { (f32_rate, f32_name) };
+            row.instruction = Some(instruction);
+            let limit = 1.0 / (int8 / int8_rate + float / f32_rate);
+            session.truncate(depth);
+            let start = Instant::now();
+            session.forward(&ids, Logits::Last).map_err(refused)?;
+            row.take(repetition, Sample { tokens_s: per_second(tokens, start), rate, limit: Some(limit) });
+        }
+        Ok(row)
+    }
+
+    /// `tokens` passes of one token behind `depth` positions.
+    fn generation(&self, session: &mut Session<'_>, tokens: usize, depth: usize) -> Result<Row, Failure> {
+        let ids = self.random_ids(tokens);
+        let mut row = Row::new(session, self.repetitions, format!("tg{tokens}"), depth);
+        row.tokens = tokens;
+        row.bytes = Some(self.work.token_bytes(tokens, depth));
+        self.fill(session, depth)?;
+        for repetition in 0..=self.repetitions {
+            let rate = self.buffer.read_rate(&self.team, READ_TIME);
+            let limit = row.bytes.map(|bytes| rate / bytes);
+            session.truncate(depth);
+            let start = Instant::now();
+            for &id in &ids {
+                session.forward(&[id], Logits::Last).map_err(refused)?;
+            }
+            row.take(repetition, Sample { tokens_s: per_second(tokens, start), rate, limit });
+        }
+        Ok(row)
+    }
+
+    /// A text continued greedily, one token a pass and with guesses; the speed of what comes behind the first token.
+    fn draft(
+        &self,
+        session: &mut Session<'_>,
+        (name, text): (&str, &str),
+        tokens: usize,
+        limit: usize,
+    ) -> Result<[Row; 2], Failure> {
+        let tokenizer = self.tokenizer.expect("made for the option --draft");
+        let ids = tokenizer
+            .encode_to_vec(text, Special::Plain)
+            .map_err(|error| Failure::because("the built-in text", error))?;
+        let prompt: Vec<_> =
+            tokenizer.bos().filter(|_| tokenizer.adds_bos()).into_iter().chain(ids).collect();
+        let mut plain = Row::new(session, self.repetitions, format!("{name} tg{tokens}"), 0);
+        let mut drafted = Row::new(session, self.repetitions, format!("{name} tg{tokens} draft {limit}"), 0);
+        plain.bytes = Some(self.work.token_bytes(tokens, prompt.len()));
+        for row in [&mut plain, &mut drafted] {
+            (row.prompt, row.tokens) = (prompt.len(), tokens);
+        }
+        drafted.draft = limit;
+        for repetition in 0..=self.repetitions {
+            let rate = self.buffer.read_rate(&self.team, READ_TIME);
+            let limit_s = plain.bytes.map(|bytes| rate / bytes);
+            let (tokens_s, alone, _) = self.text(session, tokenizer, &prompt, tokens, 0)?;
+            plain.take(repetition, Sample { tokens_s, rate, limit: limit_s });
+            let (tokens_s, guessed, result) = self.text(session, tokenizer, &prompt, tokens, limit)?;
+            drafted.take(repetition, Sample { tokens_s, rate, limit: None });
+            drafted.guessed = Some((result.drafted, result.accepted));
+            if alone != guessed {
+                return Err(Failure::Message(format!(
+                    "{name}: guesses changed the text: please report this"
+                )));
+            }
+        }
+        drafted.speed_up = Some(drafted.median() / plain.median());
+        Ok([plain, drafted])
+    }
+
+    /// Tokens a second behind the first, the tokens, and how the guesses went.
+    fn text(
+        &self,
+        session: &mut Session<'_>,
+        tokenizer: &Tokenizer<'_>,
+        prompt: &[u32],
+        tokens: usize,
+        limit: usize,
+    ) -> Result<(f64, Vec<u32>, Generated), Failure> {
+        let config = SamplerConfig { temperature: 0.0, ..SamplerConfig::default() };
+        let mut sampler = Sampler::try_new(config, self.shape.vocab_size)
+            .map_err(|error| Failure::Message(error.to_string()))?;
+        let mut lookup = PromptLookup::new(limit, prompt.len() + tokens);
+        let (mut ids, mut first) = (Vec::with_capacity(tokens + 1), None);
+        let config = GenerateConfig { max_tokens: tokens, ignore_stop: true };
+        session.reset();
+        let result =
+            generate_with_draft(session, tokenizer, &mut sampler, &mut lookup, prompt, config, |step| {
+                first.get_or_insert_with(Instant::now);
+                ids.push(step.id);
+                std::ops::ControlFlow::Continue(())
+            })
+            .map_err(refused)?;
+        let start = first.ok_or_else(|| Failure::Message("no token was generated".into()))?;
+        let speed = per_second(tokens.saturating_sub(1), start);
+        // The listener may hear the last id twice: once more with the rest of a broken character.
+        ids.truncate(result.tokens);
+        Ok((speed, ids, result))
+    }
+
+    /// Makes the session hold `depth` positions, of which those it already holds stay.
+    fn fill(&self, session: &mut Session<'_>, depth: usize) -> Result<(), Failure> {
+        session.truncate(depth.min(session.position()));
+        let missing = depth - session.position();
+        if missing > 0 {
+            session.forward(&self.random_ids(missing), Logits::None).map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    /// The same ids every time.
+    fn random_ids(&self, count: usize) -> Vec<u32> {
+        let mut state = 0x2545_F491_4F6C_DD1Du64;
+        let next = |_| {
+            // Knuth's MMIX generator; its upper bits are the good ones.
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 33) % self.shape.vocab_size as u64) as u32
+        };
+        (0..count).map(next).collect()
+    }
+}
+
+fn refused(error: RunError) -> Failure {
+    Failure::Message(error.to_string())
+}
+
+fn per_second(tokens: usize, start: Instant) -> f64 {
+    tokens as f64 / start.elapsed().as_secs_f64().max(1e-9)
+}

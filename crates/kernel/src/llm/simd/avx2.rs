@@ -2,8 +2,8 @@
 //!
 //! - `registers`: what [`super::lanes`] is made of.
 //! - `matmul`: what [`super::product`] is made of, for weights as they lie in the file.
-//! - `packed` and `floats`: the walk over packed weights, which [`super::avxvnni`] shares; `unpack` takes them apart, and
-//!   `bytes` multiplies them.
+//! - `packed` and `floats`: the walk over packed weights, which [`super::avxvnni`] shares; `unpack` takes them apart,
+//!   `bytes` multiplies them, and `operations` is what they are made of.
 
 use super::table::vector_table;
 use core::arch::x86_64::*;
@@ -12,6 +12,7 @@ use packed::packed_products;
 mod bytes;
 pub(super) mod floats;
 mod matmul;
+mod operations;
 pub(super) mod packed;
 mod registers;
 pub(super) mod unpack;

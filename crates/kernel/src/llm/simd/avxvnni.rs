@@ -27,21 +27,6 @@ impl AvxVnni {
 
     proven! { "avx2,fma,f16c,avxvnni":
         fn dot(self, sum: __m256i, w: __m256i, x: __m256i) -> __m256i { _mm256_dpbusd_avx_epi32(sum, w, x) }
-        fn unpacked<const TY: u32>(self, block: Rows<'_>, sub: usize) -> Unpacked {
-            let mut out = unpack::unpack::<TY>(block, sub);
-            for scale in &mut out.sub_scale {
-                *scale = _mm256_castps_si256(_mm256_cvtepi32_ps(*scale));
-            }
-            out
-        }
-        fn scaled_sum(self, sum: __m256i, factor: __m256i) -> __m256 {
-            _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_castsi256_ps(factor))
-        }
-        fn scaled_sums(self, low: __m256i, high: __m256i, factors: [__m256i; 2]) -> __m256 {
-            let low = _mm256_mul_ps(_mm256_cvtepi32_ps(low), _mm256_castsi256_ps(factors[0]));
-            _mm256_fmadd_ps(_mm256_cvtepi32_ps(high), _mm256_castsi256_ps(factors[1]), low)
-        }
-        fn prepared<const TY: u32>(self, sum16: &[i16; 16]) -> [i32; 16] { prepare::<TY>(sum16) }
     }
 
     /// The sums of the registers `from..to` of a sub-block, from `start` of each position.
@@ -54,10 +39,10 @@ impl AvxVnni {
         (from, to): (usize, usize),
         start: [i32; P],
     ) -> [[__m256i; P]; R] {
-        let mut sums = [[self.0.zero_i32(); P]; R];
+        let mut sums = [[self.0.zero(); P]; R];
         for p in 0..P {
             for r in 0..R {
-                sums[r][p] = self.0.spread_i32(start[p]);
+                sums[r][p] = self.0.longs(start[p]);
             }
         }
         for j in from..to {
@@ -78,14 +63,32 @@ impl Bytes for AvxVnni {
         self.0
     }
 
+    // Sub-scales as floats.
     #[inline(always)]
     fn unpack<const TY: u32>(self, block: Rows<'_>, sub: usize) -> Unpacked {
-        self.unpacked::<TY>(block, sub)
+        let mut out = unpack::unpack::<TY>(self.0, block, sub);
+        if matches!(TY, Q4_K | Q5_K | Q6_K) {
+            for scale in &mut out.sub_scale {
+                *scale = self.0.as_bits(self.0.to_f32(*scale));
+            }
+        }
+        out
     }
 
+    // For Q6_K the sums of each half.
     #[inline(always)]
     fn prepare<const TY: u32>(self, sum16: &[i16; 16]) -> [i32; 16] {
-        self.prepared::<TY>(sum16)
+        if TY == Q6_K {
+            return sum16.map(|sum| -i32::from(offset(TY)) * i32::from(sum));
+        }
+        let mut out = [0; 16];
+        let factor = if has_minimum(TY) { 1 } else { -offset(TY) };
+        let mut sums = self.0.widen(self.0.sums(sum16), self.0.shorts(factor));
+        if has_minimum(TY) {
+            sums = self.0.as_bits(self.0.to_f32(sums));
+        }
+        self.0.store_sums(out.first_chunk_mut().expect("a register"), sums);
+        out
     }
 
     #[inline(always)]
@@ -107,7 +110,9 @@ impl Bytes for AvxVnni {
             let high = self.sums(w, x, sub, (4, 8), high);
             for r in 0..R {
                 for p in 0..P {
-                    floats[r][p] = self.scaled_sums(low[r][p], high[r][p], w[r].sub_scale);
+                    let [low_scale, high_scale] = w[r].sub_scale.map(|scale| self.0.as_f32(scale));
+                    let low = self.0.times(self.0.to_f32(low[r][p]), low_scale);
+                    floats[r][p] = self.0.plus(self.0.to_f32(high[r][p]), high_scale, low);
                 }
             }
             return floats;
@@ -122,7 +127,7 @@ impl Bytes for AvxVnni {
         for r in 0..R {
             for p in 0..P {
                 floats[r][p] = if TY == Q4_K || TY == Q5_K {
-                    self.scaled_sum(sums[r][p], w[r].sub_scale[0])
+                    self.0.times(self.0.to_f32(sums[r][p]), self.0.as_f32(w[r].sub_scale[0]))
                 } else {
                     self.0.to_f32(sums[r][p])
                 };
@@ -130,26 +135,6 @@ impl Bytes for AvxVnni {
         }
         floats
     }
-}
-
-/// Each sub-block's sum times the offset with its sign turned, for Q6_K of each half; as a float for a type with a minimum.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-fn prepare<const TY: u32>(sum16: &[i16; 16]) -> [i32; 16] {
-    if TY == Q6_K {
-        return sum16.map(|sum| -i32::from(offset(TY)) * i32::from(sum));
-    }
-    // SAFETY: 32 bytes are readable behind the reference; the load needs no alignment.
-    let sums = unsafe { _mm256_loadu_si256(sum16.as_ptr().cast()) };
-    let factor = if has_minimum(TY) { 1 } else { -offset(TY) };
-    let mut sums = _mm256_madd_epi16(sums, _mm256_set1_epi16(factor));
-    if has_minimum(TY) {
-        sums = _mm256_castps_si256(_mm256_cvtepi32_ps(sums));
-    }
-    let mut out = [0; 16];
-    // SAFETY: 32 bytes are writable behind the reference; the store needs no alignment.
-    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), sums) };
-    out
 }
 
 packed_products! { "avx2,fma,f16c,avxvnni", AvxVnni }

@@ -5,7 +5,7 @@
 use super::super::Activations;
 use super::super::product::{Rows as _, type_of};
 use super::packed::{Bytes, at};
-use super::unpack::Rows;
+use super::unpack::{self, Rows};
 use core::arch::x86_64::__m256;
 
 /// Positions that share a load of weights from a panel: with two registers of weights, as many sums as registers hold.
@@ -35,7 +35,7 @@ fn direct<S: Bytes, const TY: u32, const G: usize, const P: usize>(
     }
     for k in 0..x.k {
         for g in 0..G {
-            let w = a.float::<TY>(groups[g], k);
+            let w = unpack::float::<TY>(a, groups[g], k);
             for p in 0..P {
                 acc[g][p] = a.plus(w, a.spread(values[p][k]), acc[g][p]);
             }
@@ -82,7 +82,8 @@ fn many<S: Bytes, const TY: u32>(
         let len = PANEL.min(x.k - from);
         let weights = &mut weights[..len];
         for (k, weights) in weights.iter_mut().enumerate() {
-            *weights = [a.float::<TY>(groups[0], from + k), a.float::<TY>(groups[1], from + k)];
+            *weights =
+                [unpack::float::<TY>(a, groups[0], from + k), unpack::float::<TY>(a, groups[1], from + k)];
         }
         for first in (0..x.positions / TILE * TILE).step_by(TILE) {
             let mut acc = [[a.zeros(); 2]; TILE];

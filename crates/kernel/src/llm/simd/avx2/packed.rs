@@ -11,15 +11,15 @@
 
 use super::super::Activations;
 use super::super::product::{Q4_0, Q4_K, Q5_0, Q5_K, Q6_K, Q8_0, Rows as _, has_minimum, type_of};
-use super::super::table::proven;
-use super::unpack::{self, Rows};
-use super::{Avx2, load, store};
-use core::arch::x86_64::*;
+use super::Avx2;
+use super::unpack::Rows;
+use core::arch::x86_64::{__m256, _MM_HINT_T0, _mm_prefetch};
+use core::ops::Range;
 
 pub(in super::super) use super::unpack::Unpacked;
 
 /// Positions that share a load of weights from a panel.
-const TILE: usize = 4;
+pub(in super::super) const TILE: usize = 4;
 
 /// Weights of a row in a panel, and activations whose sums are prepared together.
 const PANEL: usize = 256;
@@ -28,7 +28,7 @@ const PANEL: usize = 256;
 const SUBS: usize = PANEL / 32;
 
 /// From this many positions on, a panel pays.
-const MANY: usize = 8;
+pub(in super::super) const MANY: usize = 8;
 
 /// How far ahead weights are asked for, in bytes: a page, where the CPU's own prefetching stops.
 const AHEAD: usize = 4096;
@@ -37,7 +37,7 @@ const AHEAD: usize = 4096;
 pub(in super::super) trait Bytes: Copy {
     /// The proof for what both have.
     fn avx2(self) -> Avx2;
-    /// [`unpack::unpack`], with everything in the form that [`Self::integer_sums`] wants.
+    /// [`super::unpack::unpack`], with everything in the form that [`Self::integer_sums`] wants.
     fn unpack<const TY: u32>(self, block: Rows<'_>, sub: usize) -> Unpacked;
     /// What [`Self::integer_sums`] and minima need of a panel's sums of 16 activations.
     fn prepare<const TY: u32>(self, sum16: &[i16; 16]) -> [i32; 16];
@@ -57,20 +57,6 @@ pub(in super::super) struct Inputs<'a> {
     scale: &'a [f32],
     /// What [`Bytes::prepare`] made of their sums. Of types with a minimum: each sub-block's sum, as the bits of an f32.
     pub(in super::super) sums: [i32; 16],
-}
-
-// What products with packed weights are made of.
-impl Avx2 {
-    proven! { "avx2,fma,f16c":
-        pub(in super::super) fn nothing(self) -> Unpacked { Unpacked::zero() }
-        pub(in super::super) fn zeros(self) -> __m256 { _mm256_setzero_ps() }
-        pub(in super::super) fn load(self, x: &[f32; 8]) -> __m256 { load(x) }
-        pub(in super::super) fn store_to(self, out: &mut [f32; 8], v: __m256) { store(out, v) }
-        pub(in super::super) fn spread(self, x: f32) -> __m256 { _mm256_set1_ps(x) }
-        pub(in super::super) fn times(self, a: __m256, b: __m256) -> __m256 { _mm256_mul_ps(a, b) }
-        pub(in super::super) fn plus(self, a: __m256, b: __m256, c: __m256) -> __m256 { _mm256_fmadd_ps(a, b, c) }
-        pub(in super::super) fn float<const TY: u32>(self, weights: Rows<'_>, k: usize) -> __m256 { unpack::float::<TY>(weights, k) }
-    }
 }
 
 /// The walk that a table of eight packed rows gives as its [`Packing`].
@@ -97,7 +83,26 @@ macro_rules! packed_products {
                 x: &$crate::llm::simd::Activations<'_>,
                 out: &mut [f32],
             ) {
-                packed::quantized::<_, TY>($set::here(), weights, rows, x, out);
+                // The groups that pairs of panels serve, and the positions that these leave.
+                let (mut paired, mut rest) = (0, x.positions);
+                if x.positions >= packed::MANY {
+                    (paired, rest) = (rows / 16 * 16, x.positions / packed::TILE * packed::TILE);
+                    packed::pairs::<_, TY>($set::here(), weights, rows, x, out);
+                }
+                if rest < x.positions {
+                    few::<TY>(weights, (0..paired, rows), x, rest, out);
+                }
+                few::<TY>(weights, (paired..rows / 8 * 8, rows), x, 0, out);
+            }
+            #[target_feature(enable = $features)]
+            fn few<const TY: u32>(
+                weights: &[u8],
+                rows: (core::ops::Range<usize>, usize),
+                x: &$crate::llm::simd::Activations<'_>,
+                first: usize,
+                out: &mut [f32],
+            ) {
+                packed::groups::<_, TY>($set::here(), weights, rows, x, first, out);
             }
             #[target_feature(enable = $features)]
             fn floats<const TY: u32>(
@@ -256,7 +261,7 @@ pub(super) fn at(out: &mut [f32], rows: usize, row: usize, p: usize) -> &mut [f3
     out[p * rows + row..].first_chunk_mut().expect("a whole group of rows")
 }
 
-/// The quantized rows from `row` on, eight of them, times the positions from `first` on, a few at a time.
+/// The quantized rows of a group, from `row` on, times the positions from `first` on, a few at a time.
 #[inline(always)]
 fn few<S: Bytes, const TY: u32>(
     s: S,
@@ -329,9 +334,9 @@ fn many<S: Bytes, const TY: u32>(
     }
 }
 
-/// All whole groups of rows, for quantized weights of type `TY`.
+/// All pairs of groups of quantized rows times the whole tiles among all positions.
 #[inline(always)]
-pub(in super::super) fn quantized<S: Bytes, const TY: u32>(
+pub(in super::super) fn pairs<S: Bytes, const TY: u32>(
     s: S,
     weights: &[u8],
     rows: usize,
@@ -339,21 +344,25 @@ pub(in super::super) fn quantized<S: Bytes, const TY: u32>(
     out: &mut [f32],
 ) {
     let row_bytes = const { type_of(TY) }.row_bytes(x.k).expect("checked by the caller");
-    let whole = rows / 8 * 8;
-    let mut row = 0;
-    if x.positions >= MANY {
-        let mut panel = [[s.avx2().nothing(); 2]; SUBS];
-        while row + 16 <= whole {
-            let groups = [Rows::group(weights, row, row_bytes), Rows::group(weights, row + 8, row_bytes)];
-            many::<S, TY>(s, groups, (row, rows), x, &mut panel, out);
-            for (i, group) in groups.into_iter().enumerate() {
-                few::<S, TY>(s, group, (row + 8 * i, rows), x, x.positions / TILE * TILE, out);
-            }
-            row += 16;
-        }
+    let mut panel = [[Unpacked::zero(s.avx2()); 2]; SUBS];
+    for row in (0..rows / 16 * 16).step_by(16) {
+        let groups = [Rows::group(weights, row, row_bytes), Rows::group(weights, row + 8, row_bytes)];
+        many::<S, TY>(s, groups, (row, rows), x, &mut panel, out);
     }
-    while row < whole {
-        few::<S, TY>(s, Rows::group(weights, row, row_bytes), (row, rows), x, 0, out);
-        row += 8;
+}
+
+/// The whole groups `range` of `rows` quantized rows times the positions from `first` on.
+#[inline(always)]
+pub(in super::super) fn groups<S: Bytes, const TY: u32>(
+    s: S,
+    weights: &[u8],
+    (range, rows): (Range<usize>, usize),
+    x: &Activations<'_>,
+    first: usize,
+    out: &mut [f32],
+) {
+    let row_bytes = const { type_of(TY) }.row_bytes(x.k).expect("checked by the caller");
+    for row in range.step_by(8) {
+        few::<S, TY>(s, Rows::group(weights, row, row_bytes), (row, rows), x, first, out);
     }
 }

@@ -5,9 +5,8 @@ use core::ops::Range;
 use super::quant::GgmlType;
 use super::simd::{Activations, Kernels};
 
-/// Rows a kernel call computes for all positions before the next rows are read.
-///
-/// 32 rows of a 1536-wide Q4_1 matrix are 30 KB, so they stay in a first-level cache while the positions pass.
+/// Rows a kernel call computes at least, where a share has them: scratch for products has room for so many at every
+/// position of a full batch.
 pub const ROW_TILE: usize = 32;
 
 /// A borrowed weight matrix of `rows` rows with `k` elements each.
@@ -69,7 +68,8 @@ impl<'a> Matrix<'a> {
     /// Multiplies the rows `share` with every position of `x`, a tile of rows at a time.
     ///
     /// `store(rows, products)` receives each finished tile as `[positions × rows]`. `tile` is scratch of at least
-    /// `positions × ROW_TILE`. A share of a packed matrix starts with a group. Returns the weight bytes read: each row's once, however many positions there are.
+    /// `positions × ROW_TILE`; with room for more, as where a batch is not full, calls get more rows, since each has a
+    /// cost of its own. A share of a packed matrix starts with a group. Returns the weight bytes read: each row's once, however many positions there are.
     pub fn multiply(
         &self,
         kernels: &Kernels,
@@ -79,10 +79,11 @@ impl<'a> Matrix<'a> {
         mut store: impl FnMut(Range<usize>, &[f32]),
     ) -> u64 {
         assert_eq!(share.start % self.group, 0, "a share starts with a group of rows");
+        let most = tile.len() / x.positions.max(1) / ROW_TILE * ROW_TILE;
         let mut bytes = 0;
         let mut first = share.start;
         while first < share.end {
-            let rows = first..(first + ROW_TILE).min(share.end);
+            let rows = first..(first + most).min(share.end);
             let out = &mut tile[..rows.len() * x.positions];
             let weights = self.row_data(rows.clone());
             if self.group == 1 {

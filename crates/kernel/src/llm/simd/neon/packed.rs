@@ -144,7 +144,9 @@ macro_rules! packed_products {
                 GgmlType::Q6_K => groups::<{ product::Q6_K }>(weights, rows, x, out),
             }
             // What is no whole group.
-            $crate::llm::simd::scalar::matmul_rows(ty, weights, rows, rows / 8 * 8..rows, x, out);
+            if !rows.is_multiple_of(8) {
+                $crate::llm::simd::scalar::matmul_rows(ty, weights, rows, rows / 8 * 8..rows, x, out);
+            }
         }
     };
 }

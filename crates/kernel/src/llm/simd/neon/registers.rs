@@ -23,9 +23,10 @@ impl Registers<4> for Neon {
         fn larger(self, v: float32x4_t, m: float32x4_t) -> float32x4_t { vbslq_f32(vcgtq_f32(v, m), v, m) }
         fn smaller(self, v: float32x4_t, m: float32x4_t) -> float32x4_t { vbslq_f32(vcltq_f32(v, m), v, m) }
 
+        // `shifted` is the magic number's bits plus `n`. Of those only the low nine survive a shift to the exponent, and
+        // the magic number has none there, nor has its half.
         fn times_power_of_two(self, p: float32x4_t, shifted: float32x4_t) -> float32x4_t {
-            let magic = vreinterpretq_s32_f32(vdupq_n_f32(ROUND_MAGIC));
-            let n = vsubq_s32(vreinterpretq_s32_f32(shifted), magic);
+            let n = vreinterpretq_s32_f32(shifted);
             let half = vshrq_n_s32::<1>(n);
             let rest = vsubq_s32(n, half);
             let y = vmulq_f32(vmulq_f32(p, power_of_two(half)), power_of_two(rest));

@@ -1,4 +1,5 @@
-//! Nothing is allocated once a session, a sampler and the tokenizer's scratch are built: proved by counting.
+//! Nothing is allocated once a session, a sampler and the tokenizer's scratch, or a scheduler, are built: proved by
+//! counting.
 #![cfg(feature = "llm-transformer")]
 
 mod support;
@@ -11,10 +12,11 @@ use barelm::llm::generate::{Finish, GenerateConfig, generate};
 use barelm::llm::gguf::Gguf;
 use barelm::llm::kv_cache::Overflow;
 use barelm::llm::model::{LoadConfig, Model};
-use barelm::llm::plan::{Plan, SessionConfig};
+use barelm::llm::plan::{Plan, SchedulerConfig, SessionConfig};
 use barelm::llm::pool::Solo;
 use barelm::llm::quant::GgmlType;
 use barelm::llm::sampler::{Sampler, SamplerConfig};
+use barelm::llm::scheduler::{Event, Request, Scheduler};
 use barelm::llm::simd;
 use barelm::llm::tokenizer::{Encoder, Special, StreamDecoder, Tokenizer};
 use barelm::llm::transformer::{Logits, Session};
@@ -25,11 +27,14 @@ use support::tiny_model;
 struct Counting;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+/// Bytes handed out so far, those given back included.
+static BYTES: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: every call goes to `System` unchanged; only a counter is added.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
+        BYTES.fetch_add(layout.size(), Ordering::SeqCst);
         // SAFETY: the caller keeps `GlobalAlloc`'s contract, which is `System`'s.
         unsafe { System.alloc(layout) }
     }
@@ -41,6 +46,7 @@ unsafe impl GlobalAlloc for Counting {
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
+        BYTES.fetch_add(new_size, Ordering::SeqCst);
         // SAFETY: as above; the pointer came from `System`.
         unsafe { System.realloc(pointer, layout, new_size) }
     }
@@ -67,6 +73,40 @@ fn nothing_allocates_after_construction() {
     // With int8 inputs and without.
     check(&gguf);
     check(&Gguf::parse(&floats).expect("what we write, we can read"));
+    check_scheduler(&gguf);
+}
+
+/// A scheduler allocates what its plan says when it is built, and nothing in a step.
+fn check_scheduler(gguf: &Gguf<'_>) {
+    let model = Model::load(gguf, LoadConfig::default()).expect("the model loads");
+    let config = SchedulerConfig { sequences: 3, positions: 256, batch: 8, chunk: 4, ..Default::default() };
+    let plan = Plan::scheduler(gguf, &config).expect("the plan fits");
+    let mut memory = vec![0; plan.session() as usize];
+    let before = BYTES.load(Ordering::SeqCst);
+    let mut scheduler =
+        Scheduler::new(&model, config, simd::scalar(), &Solo, &mut memory).expect("the memory suffices");
+    let allocated = BYTES.load(Ordering::SeqCst) - before;
+    assert_eq!(allocated as u64, plan.bookkeeping, "what the plan says");
+    for id in 0..8 {
+        let sampler = SamplerConfig { temperature: 0.9, repetition_penalty: 1.1, ..Default::default() };
+        let prompt = (0..20).map(|i| i * 7 + id as u32).collect();
+        let request = Request { id, prompt, max_tokens: 10, sampler, stop: vec![9] };
+        scheduler.submit(request).expect("it fits");
+    }
+    let (mut tokens, mut done) = (0, 0);
+    let steps = allocations(|| {
+        while !scheduler.is_idle() {
+            scheduler.step(|event| {
+                match event {
+                    Event::Token { .. } => tokens += 1,
+                    Event::Done(_) => done += 1,
+                }
+                ControlFlow::Continue(())
+            });
+        }
+    });
+    assert_eq!((steps, done), (0, 8), "steps of a scheduler");
+    assert!(tokens > 8);
 }
 
 fn check(gguf: &Gguf<'_>) {

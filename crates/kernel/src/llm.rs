@@ -13,9 +13,10 @@
 //! 6. `transformer` runs a batch of positions through all layers and leaves logits.
 //! 7. `sampler` picks the next id, `chat` writes conversations as the model knows them, `generate` is the loop
 //!    around all of it, `draft` guesses ahead for it.
-//! 8. `benchmarks` is the suite.
+//! 8. `scheduler` runs many requests at once, in passes that they share.
+//! 9. `benchmarks` is the suite.
 //!
-//! Nothing allocates after a `Session` and a `Sampler` are built.
+//! Nothing allocates after a `Session` and a `Sampler`, or a `Scheduler`, are built.
 
 pub mod gguf;
 pub mod math;
@@ -43,6 +44,8 @@ pub mod plan;
 pub mod pool;
 #[cfg(feature = "llm-transformer")]
 pub mod sampler;
+#[cfg(feature = "llm-transformer")]
+pub mod scheduler;
 #[cfg(feature = "llm-transformer")]
 pub mod shared;
 #[cfg(feature = "llm-transformer")]

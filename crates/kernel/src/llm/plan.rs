@@ -7,6 +7,7 @@ use core::fmt;
 use super::gguf::Gguf;
 use super::kv_cache::{BLOCK, KvShape, Overflow};
 use super::model::{ModelError, Shape, packed_bytes};
+use super::scheduler::bookkeeping;
 use super::simd::Kernels;
 use super::tensor::ROW_TILE;
 
@@ -28,6 +29,40 @@ pub struct SessionConfig {
 impl Default for SessionConfig {
     fn default() -> Self {
         SessionConfig { context: 0, batch: 64, logits: 1, overflow: Overflow::Error, members: 1 }
+    }
+}
+
+/// What a [`Scheduler`](super::scheduler::Scheduler) is built for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SchedulerConfig {
+    /// Sequences computed at the same time, at most 256; more requests wait.
+    pub sequences: usize,
+    /// Positions kept of all sequences together, rounded up to whole pages of [`BLOCK`].
+    pub positions: usize,
+    /// Positions of one sequence at most; 0 means the model's own context length. Never more than `positions`.
+    pub context: usize,
+    /// Positions computed in one pass over the weights, at least `sequences`.
+    pub batch: usize,
+    /// Positions of prompts in a pass that also decodes, so that those who wait for their next token wait no longer
+    /// than a pass over so many more.
+    pub chunk: usize,
+    /// Requests that can wait.
+    pub queue: usize,
+    /// Members of the team that will run it.
+    pub members: usize,
+}
+
+impl Default for SchedulerConfig {
+    fn default() -> Self {
+        SchedulerConfig {
+            sequences: 8,
+            positions: 8192,
+            context: 0,
+            batch: 64,
+            chunk: 32,
+            queue: 256,
+            members: 1,
+        }
     }
 }
 
@@ -129,17 +164,23 @@ fn padded(elements: usize, size: usize) -> Option<u64> {
     Some((elements.checked_mul(size)? as u64).checked_add(63)? / 64 * 64)
 }
 
+fn check_members_and_batch(members: usize, batch: usize) -> Result<(), PlanError> {
+    if batch == 0 || batch > 4096 {
+        return Err(PlanError::BadConfig("batch must be 1 to 4096"));
+    }
+    if members == 0 || members > 256 {
+        return Err(PlanError::BadConfig("members must be 1 to 256"));
+    }
+    Ok(())
+}
+
 impl SessionLayout {
+    /// One sequence with a cache of its own.
     pub fn new(shape: &Shape, config: &SessionConfig) -> Result<Self, PlanError> {
-        if config.batch == 0 || config.batch > 4096 {
-            return Err(PlanError::BadConfig("batch must be 1 to 4096"));
-        }
         if config.logits == 0 || config.logits > config.batch {
             return Err(PlanError::BadConfig("logits must be 1 to batch"));
         }
-        if config.members == 0 || config.members > 256 {
-            return Err(PlanError::BadConfig("members must be 1 to 256"));
-        }
+        check_members_and_batch(config.members, config.batch)?;
         let context = if config.context == 0 { shape.context_length } else { config.context };
         let held = match config.overflow {
             Overflow::Error => context,
@@ -148,9 +189,47 @@ impl SessionLayout {
             }
             Overflow::Window(window) => window.checked_add(config.batch).ok_or(PlanError::Overflow)?,
         };
+        Self::sized(shape, context, held, [1, held], config.batch, config.logits)
+    }
+
+    /// Many sequences that share a cache.
+    pub fn shared(shape: &Shape, config: &SchedulerConfig) -> Result<Self, PlanError> {
+        check_members_and_batch(config.members, config.batch)?;
+        if config.sequences == 0 || config.sequences > 256 {
+            return Err(PlanError::BadConfig("sequences must be 1 to 256"));
+        }
+        if config.batch < config.sequences {
+            return Err(PlanError::BadConfig("batch must be at least the number of sequences"));
+        }
+        if config.chunk == 0 || config.positions == 0 {
+            return Err(PlanError::BadConfig("chunk and positions must be at least 1"));
+        }
+        if config.queue > 1 << 20 {
+            return Err(PlanError::BadConfig("a queue holds at most 1048576 requests"));
+        }
+        let context = if config.context == 0 { shape.context_length } else { config.context };
+        let context = context.min(config.positions);
+        Self::sized(
+            shape,
+            context,
+            config.positions,
+            [config.sequences, context],
+            config.batch,
+            config.sequences,
+        )
+    }
+
+    /// A cache of `held` positions for so many sequences of so many positions each.
+    fn sized(
+        shape: &Shape,
+        context: usize,
+        held: usize,
+        [sequences, each]: [usize; 2],
+        batch: usize,
+        logits: usize,
+    ) -> Result<Self, PlanError> {
         let capacity = held.checked_next_multiple_of(BLOCK).ok_or(PlanError::Overflow)?;
-        let pages = capacity / BLOCK;
-        if u32::try_from(pages).is_err() {
+        if u32::try_from(capacity / BLOCK).is_err() {
             return Err(PlanError::Overflow);
         }
         let kv = KvShape {
@@ -163,19 +242,24 @@ impl SessionLayout {
         Ok(SessionLayout {
             kv,
             context,
-            batch: config.batch,
-            sequences: 1,
-            pages_each: pages,
-            stream: config.batch * shape.dim,
-            normed: config.batch * shape.dim,
-            q8: config.batch * widest.next_multiple_of(32),
-            query: config.batch * shape.q_dim(),
-            key: config.batch * shape.kv_dim(),
-            hidden: config.batch * shape.ffn_dim,
-            logits: config.logits.checked_mul(shape.vocab_size).ok_or(PlanError::Overflow)?,
-            tile: 2 * config.batch * ROW_TILE,
-            angles: config.batch * shape.rope_dim / 2,
+            batch,
+            sequences,
+            pages_each: each.div_ceil(BLOCK),
+            stream: batch * shape.dim,
+            normed: batch * shape.dim,
+            q8: batch * widest.next_multiple_of(32),
+            query: batch * shape.q_dim(),
+            key: batch * shape.kv_dim(),
+            hidden: batch * shape.ffn_dim,
+            logits: logits.checked_mul(shape.vocab_size).ok_or(PlanError::Overflow)?,
+            tile: 2 * batch * ROW_TILE,
+            angles: batch * shape.rope_dim / 2,
         })
+    }
+
+    /// Pages of the cache.
+    pub fn pages(&self) -> usize {
+        self.kv.capacity / BLOCK
     }
 
     /// Bytes of keys and values.
@@ -204,6 +288,12 @@ impl SessionLayout {
     }
 }
 
+/// Bytes of all tensors.
+fn weights(gguf: &Gguf<'_>) -> Result<u64, PlanError> {
+    let add = |sum: u64, size| sum.checked_add(size).ok_or(PlanError::Overflow);
+    gguf.tensors().map(|tensor| tensor.size_bytes).try_fold(0, add)
+}
+
 /// Bytes a model and one session need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -215,27 +305,43 @@ pub struct Plan {
     pub kv: u64,
     /// Everything else that a pass writes to.
     pub scratch: u64,
-    /// Positions the session will hold.
+    /// What a scheduler allocates for itself at construction: queue, tables and scratch of its samplers; 0 for a
+    /// session, whose sampler is its caller's.
+    pub bookkeeping: u64,
+    /// Positions the session will hold, or all sequences of a scheduler together.
     pub context: usize,
 }
 
 impl Plan {
     /// Plans from the header of a file; the tensors' data need not be there.
     pub fn from_header(gguf: &Gguf<'_>, config: &SessionConfig) -> Result<Self, PlanError> {
-        let shape = Shape::from_gguf(gguf)?;
-        let mut weights = 0u64;
-        for tensor in gguf.tensors() {
-            weights = weights.checked_add(tensor.size_bytes).ok_or(PlanError::Overflow)?;
-        }
-        Self::new(&shape, weights, config)
+        Self::new(&Shape::from_gguf(gguf)?, weights(gguf)?, config)
     }
 
     /// Plans from sizes and the bytes of the weights.
     pub fn new(shape: &Shape, weights: u64, config: &SessionConfig) -> Result<Self, PlanError> {
         let layout = SessionLayout::new(shape, config)?;
+        Self::of(&layout, weights, config.members, 0, layout.context)
+    }
+
+    /// Plans a scheduler from the header of a file.
+    pub fn scheduler(gguf: &Gguf<'_>, config: &SchedulerConfig) -> Result<Self, PlanError> {
+        let shape = Shape::from_gguf(gguf)?;
+        let layout = SessionLayout::shared(&shape, config)?;
+        let bookkeeping = bookkeeping(&layout, shape.vocab_size, config);
+        Self::of(&layout, weights(gguf)?, config.members, bookkeeping, layout.kv.capacity)
+    }
+
+    fn of(
+        layout: &SessionLayout,
+        weights: u64,
+        members: usize,
+        bookkeeping: u64,
+        context: usize,
+    ) -> Result<Self, PlanError> {
         let kv = layout.kv_bytes().ok_or(PlanError::Overflow)?;
-        let scratch = layout.scratch_bytes(config.members).ok_or(PlanError::Overflow)?;
-        Ok(Plan { weights, packed: 0, kv, scratch, context: layout.context })
+        let scratch = layout.scratch_bytes(members).ok_or(PlanError::Overflow)?;
+        Ok(Plan { weights, packed: 0, kv, scratch, bookkeeping, context })
     }
 
     /// The same plan for a model that is [packed](super::model::Model::packed) for `kernels`, of `gguf`'s header.
@@ -252,14 +358,18 @@ impl Plan {
         Plan { packed: packed_bytes(sizes), ..self }
     }
 
-    /// Bytes of the memory a [`Session`](super::transformer::Session) asks for: keys, values and scratch.
+    /// Bytes of the memory a [`Session`](super::transformer::Session) or [`Scheduler`](super::scheduler::Scheduler)
+    /// asks for: keys, values and scratch.
     pub fn session(&self) -> u64 {
         self.kv.saturating_add(self.scratch)
     }
 
     /// All bytes.
     pub fn total(&self) -> u64 {
-        self.weights.saturating_add(self.packed).saturating_add(self.session())
+        self.weights
+            .saturating_add(self.packed)
+            .saturating_add(self.session())
+            .saturating_add(self.bookkeeping)
     }
 
     /// Bytes to spare out of `available`, or by how much it is short.
@@ -277,6 +387,9 @@ impl fmt::Display for Plan {
         }
         writeln!(f, "kv      {:>14} bytes for {} positions", self.kv, self.context)?;
         writeln!(f, "scratch {:>14} bytes", self.scratch)?;
+        if self.bookkeeping > 0 {
+            writeln!(f, "queue   {:>14} bytes", self.bookkeeping)?;
+        }
         write!(f, "total   {:>14} bytes", self.total())
     }
 }

@@ -63,17 +63,58 @@ impl core::error::Error for SamplerError {}
 
 /// Picks tokens; remembers the recent ones and where its random sequence stands.
 pub struct Sampler {
-    config: SamplerConfig,
-    random: SplitMix64,
-    candidates: Vec<(f32, u32)>,
-    penalised: Vec<u32>,
-    recent: Vec<u32>,
-    next: usize,
+    picker: Picker,
+    scratch: Scratch,
 }
 
 impl Sampler {
     /// A sampler for vocabularies of up to `vocab_size`; allocates its scratch here and never again.
     pub fn try_new(config: SamplerConfig, vocab_size: usize) -> Result<Self, SamplerError> {
+        let picker = Picker::try_new(config, usize::MAX)?;
+        let scratch = Scratch::new(vocab_size, picker.recent.capacity());
+        Ok(Sampler { picker, scratch })
+    }
+
+    /// Remembers a token for the repetition penalty: the prompt's and each one picked.
+    pub fn accept(&mut self, id: u32) {
+        self.picker.accept(id);
+    }
+
+    /// Picks a token from finite logits, one per vocabulary entry.
+    pub fn sample(&mut self, logits: &[f32]) -> u32 {
+        self.picker.pick(logits, &mut self.scratch)
+    }
+}
+
+/// What a pick needs besides; those who pick one after the other can share it.
+pub(crate) struct Scratch {
+    candidates: Vec<(f32, u32)>,
+    penalised: Vec<u32>,
+}
+
+impl Scratch {
+    /// For vocabularies of up to `vocab_size` and penalties on the last `repeat_last` tokens; allocates here only.
+    pub fn new(vocab_size: usize, repeat_last: usize) -> Self {
+        Scratch { candidates: Vec::with_capacity(vocab_size), penalised: Vec::with_capacity(repeat_last) }
+    }
+
+    /// Bytes that [`Self::new`] allocates.
+    pub const fn bytes(vocab_size: usize, repeat_last: usize) -> u64 {
+        (vocab_size * size_of::<(f32, u32)>() + repeat_last * size_of::<u32>()) as u64
+    }
+}
+
+/// The part of a sampler that belongs to one text: its settings, recent tokens and random state.
+pub(crate) struct Picker {
+    config: SamplerConfig,
+    random: SplitMix64,
+    recent: Vec<u32>,
+    next: usize,
+}
+
+impl Picker {
+    /// Starts a text of at most `length` tokens; allocates here and never again.
+    pub fn try_new(config: SamplerConfig, length: usize) -> Result<Self, SamplerError> {
         let check = |setting, value: f32, good: bool, range| {
             if good && value.is_finite() { Ok(()) } else { Err(SamplerError { setting, value, range }) }
         };
@@ -81,18 +122,16 @@ impl Sampler {
         check("top-p", config.top_p, config.top_p > 0.0 && config.top_p <= 1.0, "above 0 and at most 1")?;
         check("min-p", config.min_p, (0.0..=1.0).contains(&config.min_p), "0 to 1")?;
         check("repetition penalty", config.repetition_penalty, config.repetition_penalty > 0.0, "above 0")?;
-        let repeat_last = if config.repetition_penalty == 1.0 { 0 } else { config.repeat_last };
-        Ok(Sampler {
+        let repeat_last = if config.repetition_penalty == 1.0 { 0 } else { config.repeat_last.min(length) };
+        Ok(Picker {
             config,
             random: SplitMix64(config.seed),
-            candidates: Vec::with_capacity(vocab_size),
-            penalised: Vec::with_capacity(repeat_last),
             recent: Vec::with_capacity(repeat_last),
             next: 0,
         })
     }
 
-    /// Remembers a token for the repetition penalty: the prompt's and each one picked.
+    /// As [`Sampler::accept`].
     pub fn accept(&mut self, id: u32) {
         if self.recent.len() < self.recent.capacity() {
             self.recent.push(id);
@@ -102,14 +141,14 @@ impl Sampler {
         }
     }
 
-    /// Picks a token from finite logits, one per vocabulary entry.
-    pub fn sample(&mut self, logits: &[f32]) -> u32 {
+    /// As [`Sampler::sample`].
+    pub fn pick(&mut self, logits: &[f32], scratch: &mut Scratch) -> u32 {
         assert!(!logits.is_empty(), "a vocabulary has at least one token");
-        self.penalised.clear();
-        self.penalised.extend_from_slice(&self.recent);
-        self.penalised.sort_unstable();
+        let Scratch { candidates, penalised: recent } = scratch;
+        recent.clear();
+        recent.extend_from_slice(&self.recent);
+        recent.sort_unstable();
         let penalty = self.config.repetition_penalty;
-        let recent = &self.penalised;
         let adjusted = |id: usize| {
             let logit = logits[id];
             if penalty == 1.0 || recent.binary_search(&(id as u32)).is_err() {
@@ -123,32 +162,32 @@ impl Sampler {
         if self.config.temperature == 0.0 {
             return likeliest((0..logits.len()).map(adjusted));
         }
-        self.candidates.clear();
-        self.candidates.extend((0..logits.len()).map(|id| (adjusted(id), id as u32)));
-        self.draw()
+        candidates.clear();
+        candidates.extend((0..logits.len()).map(|id| (adjusted(id), id as u32)));
+        self.draw(candidates)
     }
 
     /// Sorts, cuts and draws from `candidates` (logit, id).
-    fn draw(&mut self) -> u32 {
+    fn draw(&mut self, candidates: &mut Vec<(f32, u32)>) -> u32 {
         let order = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
         let keep = match self.config.top_k {
-            0 => self.candidates.len(),
-            k => k.min(self.candidates.len()),
+            0 => candidates.len(),
+            k => k.min(candidates.len()),
         };
-        if keep < self.candidates.len() {
-            self.candidates.select_nth_unstable_by(keep, order);
-            self.candidates.truncate(keep);
+        if keep < candidates.len() {
+            candidates.select_nth_unstable_by(keep, order);
+            candidates.truncate(keep);
         }
-        self.candidates.sort_unstable_by(order);
-        let max = self.candidates[0].0;
+        candidates.sort_unstable_by(order);
+        let max = candidates[0].0;
         let mut sum = 0.0f32;
-        for (value, _) in &mut self.candidates {
+        for (value, _) in candidates.iter_mut() {
             *value = math::exp((*value - max) / self.config.temperature);
             sum += *value;
         }
         let mut reached = 0.0;
         let mut kept = 0;
-        for &(weight, _) in &self.candidates {
+        for &(weight, _) in candidates.iter() {
             // The first has weight 1, so it is always kept.
             if weight < self.config.min_p || reached >= self.config.top_p * sum {
                 break;
@@ -157,13 +196,13 @@ impl Sampler {
             kept += 1;
         }
         let mut point = self.random.unit() * reached;
-        for &(weight, id) in &self.candidates[..kept] {
+        for &(weight, id) in &candidates[..kept] {
             if point < weight {
                 return id;
             }
             point -= weight;
         }
-        self.candidates[kept - 1].1
+        candidates[kept - 1].1
     }
 }
 

@@ -46,6 +46,11 @@ impl Batch {
         }
     }
 
+    /// Bytes that [`Self::with_capacity`] allocates.
+    pub fn bytes(rows: usize, sequences: usize) -> u64 {
+        (rows * (size_of::<Row>() + size_of::<usize>()) + sequences * size_of::<Run>()) as u64
+    }
+
     /// Takes out all rows.
     pub fn clear(&mut self) {
         self.rows.clear();

@@ -121,6 +121,11 @@ impl<'m> Engine<'m> {
         })
     }
 
+    /// Bytes that [`Self::new`] allocates besides the memory it is lent.
+    pub fn bookkeeping(layout: &SessionLayout, members: usize) -> u64 {
+        Batch::bytes(layout.batch, layout.sequences) + (members * size_of::<AtomicU64>()) as u64
+    }
+
     /// Runs the batch: one pass over the weights.
     ///
     /// Its rows are right by the caller's care: ids in the vocabulary, positions in pages of their own sequence, each

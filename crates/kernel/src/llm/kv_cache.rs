@@ -7,11 +7,8 @@ use core::ops::Range;
 
 use super::shared::Shared;
 use super::simd::Kernels;
+pub use super::simd::{BLOCK, GROUP};
 
-/// Positions whose softmax is computed in one piece; pieces start at multiples of it. See `transformer::attention`.
-pub const BLOCK: usize = 64;
-/// Keys that lie side by side, so that a vector lane is a position.
-pub const GROUP: usize = 16;
 /// The widest head a cache can hold.
 pub const MAX_HEAD_DIM: usize = 256;
 /// Dimensions of a key that are rounded at a time.

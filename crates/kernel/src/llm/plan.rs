@@ -10,6 +10,7 @@ use super::model::{ModelError, Shape, packed_bytes};
 use super::scheduler::bookkeeping;
 use super::simd::Kernels;
 use super::tensor::ROW_TILE;
+use super::transformer::attention::MOST_QUERIES;
 
 /// What a session is built for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,7 +154,7 @@ pub(crate) struct SessionLayout {
     pub hidden: usize,
     /// Logits.
     pub logits: usize,
-    /// One member's two product tiles.
+    /// One member's two tiles: of products, or of queries and what they find.
     pub tile: usize,
     /// Cosines (and sines) of the batch.
     pub angles: usize,
@@ -238,6 +239,7 @@ impl SessionLayout {
             head_dim: shape.head_dim,
             capacity,
         };
+        let queries = (batch * (shape.n_heads / shape.n_kv_heads)).min(MOST_QUERIES);
         let widest = shape.dim.max(shape.q_dim()).max(shape.ffn_dim);
         Ok(SessionLayout {
             kv,
@@ -252,7 +254,7 @@ impl SessionLayout {
             key: batch * shape.kv_dim(),
             hidden: batch * shape.ffn_dim,
             logits: logits.checked_mul(shape.vocab_size).ok_or(PlanError::Overflow)?,
-            tile: 2 * batch * ROW_TILE,
+            tile: 2 * (batch * ROW_TILE).max(queries * shape.head_dim),
             angles: batch * shape.rope_dim / 2,
         })
     }

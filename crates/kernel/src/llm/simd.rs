@@ -1,7 +1,8 @@
 //! The arithmetic: one table of kernels per instruction set, all with the same bits.
 //!
 //! - `scalar` defines every operation: plain, safe and slow; always built.
-//! - `lanes` and `product` repeat it in vector registers of any kind (feature `simd`), `table` compiles them for one
+//! - `attention` is queries against keys and values, also one query at a time.
+//! - `lanes`, `product` and `attention::vector` repeat them in vector registers of any kind (feature `simd`), `table` compiles them for one
 //!   instruction set, and `avx2`, `avxvnni`, `avx512`, `neon` and `dotprod` are such sets, chosen at run time. Some want weights `packed`.
 //! - [`self_test()`] compares every table with the scalar one on a small input, for a kernel that has just booted.
 //!
@@ -11,6 +12,7 @@
 
 use crate::llm::quant::GgmlType;
 
+mod attention;
 #[cfg(all(feature = "simd", target_arch = "x86_64"))]
 mod avx2;
 #[cfg(all(feature = "simd", target_arch = "x86_64"))]
@@ -34,6 +36,7 @@ pub(crate) mod spoiled;
 #[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
 mod table;
 
+pub use attention::{Attending, BLOCK, GROUP, KvBlock};
 #[cfg(all(feature = "simd", target_arch = "aarch64"))]
 pub use dotprod::allow as allow_dotprod;
 pub use self_test::self_test;
@@ -94,11 +97,7 @@ pub struct Kernels {
     silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
     rope: unsafe fn(&mut [f32], &[f32], &[f32]),
     to_f16: unsafe fn(&[f32], &mut [u16]),
-    scores: unsafe fn(&[f32], &[u16], f32, &mut [f32]),
-    max: unsafe fn(&[f32]) -> f32,
-    exp_sub: unsafe fn(&mut [f32], f32) -> f32,
-    accumulate: unsafe fn(&[f32], &[u16], &mut [f32]),
-    merge: unsafe fn(&mut [f32], f32, &[f32], f32),
+    attend: unsafe fn(&KvBlock<'_>, f32, &mut Attending<'_>),
 }
 
 impl core::fmt::Debug for Kernels {
@@ -262,39 +261,16 @@ impl Kernels {
         unsafe { (self.to_f16)(src, dst) }
     }
 
-    /// Scores of one query against keys stored dimension-major in groups of 16, `keys` being `[groups][q.len()][16]`:
-    /// `out[16 g + j] = scale * sum over d of q[d] keys[g][d][j]`.
-    pub fn scores(&self, q: &[f32], keys: &[u16], scale: f32, out: &mut [f32]) {
-        assert_eq!(out.len() % 16, 0, "whole groups");
-        assert_eq!(keys.len(), out.len() * q.len(), "[groups][head_dim][16]");
-        // SAFETY: the CPU has this table's instructions; lengths agree.
-        unsafe { (self.scores)(q, keys, scale, out) }
-    }
-
-    /// The largest value; minus infinity of nothing; NaN is passed over.
-    pub fn max(&self, x: &[f32]) -> f32 {
-        // SAFETY: the CPU has this table's instructions; any length will do.
-        unsafe { (self.max)(x) }
-    }
-
-    /// `x = exp(x - max)`; returns the sum over 16 virtual lanes and a fixed tree.
-    pub fn exp_sub(&self, x: &mut [f32], max: f32) -> f32 {
-        // SAFETY: the CPU has this table's instructions; any length will do.
-        unsafe { (self.exp_sub)(x, max) }
-    }
-
-    /// `out[d] = fma(p[j], values[j][d], out[d])` for each `j` in order; `values` is `[p.len() × out.len()]` f16.
-    pub fn accumulate(&self, p: &[f32], values: &[u16], out: &mut [f32]) {
-        assert_eq!(values.len(), p.len() * out.len(), "[positions × head_dim]");
-        // SAFETY: the CPU has this table's instructions; lengths agree.
-        unsafe { (self.accumulate)(p, values, out) }
-    }
-
-    /// `o = fma(o2, b, o * a)`.
-    pub fn merge(&self, o: &mut [f32], a: f32, o2: &[f32], b: f32) {
-        assert_eq!(o.len(), o2.len());
-        // SAFETY: the CPU has this table's instructions; lengths agree.
-        unsafe { (self.merge)(o, a, o2, b) }
+    /// Lets queries attend to one more block: scores are `scale * (q · key)`, by fma in the order of dimensions;
+    /// weights are `exp(score - max)` with the block's maximum, their sum takes 16 virtual lanes and a fixed tree;
+    /// values are added by fma in the order of positions; and what a query had so far is merged with that,
+    /// `fma(new, exp(max - m), old * exp(old max - m))` where `m` is the larger maximum.
+    ///
+    /// A query's bits do not depend on the queries beside it.
+    pub fn attend(&self, block: &KvBlock<'_>, scale: f32, x: &mut Attending<'_>) {
+        block.check(x);
+        // SAFETY: the CPU has this table's instructions; all sizes were just asserted.
+        unsafe { (self.attend)(block, scale, x) }
     }
 }
 

@@ -9,7 +9,7 @@
 //! A pass takes a batch of positions, of one sequence or of several: prefill is decode with more columns. Each step computes every position from
 //! the same inputs in the same order whatever the batch, the team or the kernels, so the logits' bits never differ.
 
-mod attention;
+pub(crate) mod attention;
 mod batch;
 mod engine;
 mod hash;

@@ -15,6 +15,8 @@ use crate::llm::math::{self, EXP_COEFFICIENTS, EXP_MAX, EXP_MIN, LN2_HIGH, LN2_L
 pub(super) trait Registers<const N: usize>: Copy {
     /// One register of f32.
     type R: Copy;
+    /// Registers that sums can stay in while factors pass by.
+    const SUMS: usize;
 
     /// The same value in every lane.
     fn splat(self, x: f32) -> Self::R;
@@ -47,6 +49,16 @@ pub(super) trait Registers<const N: usize>: Copy {
     fn narrow(self, x: &mut [u16; LANES], v: [Self::R; N]);
     /// Eight pairs turned, as [`scalar::rope`] does.
     fn rotate(self, x: [Self::R; N], cos: &[f32; 8], sin: &[f32; 8]) -> [Self::R; N];
+    /// [`scalar::tree`].
+    #[inline(always)]
+    fn sum(self, v: [Self::R; N]) -> f32 {
+        scalar::tree(lanes(self, v))
+    }
+    /// [`scalar::max_tree`].
+    #[inline(always)]
+    fn largest(self, v: [Self::R; N]) -> f32 {
+        scalar::max_tree(lanes(self, v))
+    }
     /// The largest magnitude of 32 values, by its bits.
     fn largest_magnitude(self, v: [[Self::R; N]; 2]) -> u32;
     /// `round-ties-even(v * id)`, of magnitude 127 at most, and the sum of all 16.
@@ -62,17 +74,6 @@ fn load<S: Registers<N>, const N: usize>(s: S, x: &[f32]) -> [S::R; N] {
     let mut padded = [0.0; LANES];
     padded[..x.len()].copy_from_slice(x);
     s.load(&padded)
-}
-
-/// Up to 16 f16 values, padded with zeros.
-#[inline(always)]
-fn widen<S: Registers<N>, const N: usize>(s: S, x: &[u16]) -> [S::R; N] {
-    if let Some(x) = x.first_chunk() {
-        return s.widen(x);
-    }
-    let mut padded = [0; LANES];
-    padded[..x.len()].copy_from_slice(x);
-    s.widen(&padded)
 }
 
 /// As many of 16 lanes as fit.
@@ -181,7 +182,7 @@ pub(super) fn add<S: Registers<N>, const N: usize>(s: S, acc: &mut [f32], x: &[f
 
 /// [`math::exp`] in every lane.
 #[inline(always)]
-fn exp<S: Registers<N>, const N: usize>(s: S, x: S::R) -> S::R {
+pub(super) fn exp<S: Registers<N>, const N: usize>(s: S, x: S::R) -> S::R {
     let x = s.smaller(s.splat(EXP_MAX), x);
     let x = s.larger(s.splat(EXP_MIN), x);
     let magic = s.splat(ROUND_MAGIC);
@@ -231,148 +232,6 @@ pub(super) fn to_f16<S: Registers<N>, const N: usize>(s: S, src: &[f32], dst: &m
         s.narrow(dst, s.load(src));
     }
     scalar::to_f16(src_rest, dst_rest);
-}
-
-// Four groups of keys at a time: each has its own chain of sums, so that one need not wait for its last.
-#[inline(always)]
-pub(super) fn scores<S: Registers<N>, const N: usize>(
-    s: S,
-    q: &[f32],
-    keys: &[u16],
-    scale: f32,
-    out: &mut [f32],
-) {
-    let (keys, _) = keys.as_chunks();
-    let (out, _) = out.as_chunks_mut();
-    let (fours, rest) = out.as_chunks_mut();
-    for (four, out) in fours.iter_mut().enumerate() {
-        scores_of::<S, N, 4>(s, q, &keys[4 * four * q.len()..], scale, out);
-    }
-    let whole = 4 * fours.len();
-    for (group, out) in rest.iter_mut().enumerate() {
-        scores_of(s, q, &keys[(whole + group) * q.len()..], scale, core::array::from_mut(out));
-    }
-}
-
-/// [`scores`] of the first `G` groups.
-#[inline(always)]
-fn scores_of<S: Registers<N>, const N: usize, const G: usize>(
-    s: S,
-    q: &[f32],
-    keys: &[[u16; LANES]],
-    scale: f32,
-    out: &mut [[f32; LANES]; G],
-) {
-    let mut groups = [keys; G];
-    for (group, keys) in groups.iter_mut().enumerate() {
-        *keys = &keys[group * q.len()..][..q.len()];
-    }
-    let mut acc = [[s.splat(0.0); N]; G];
-    for (d, &q) in q.iter().enumerate() {
-        let q = s.splat(q);
-        for g in 0..G {
-            let keys = s.widen(&groups[g][d]);
-            for i in 0..N {
-                acc[g][i] = s.fma(q, keys[i], acc[g][i]);
-            }
-        }
-    }
-    for (out, mut acc) in out.iter_mut().zip(acc) {
-        for acc in &mut acc {
-            *acc = s.mul(s.splat(scale), *acc);
-        }
-        s.store(out, acc);
-    }
-}
-
-#[inline(always)]
-pub(super) fn max<S: Registers<N>, const N: usize>(s: S, x: &[f32]) -> f32 {
-    let (steps, rest) = x.as_chunks();
-    let mut m = [s.splat(f32::NEG_INFINITY); N];
-    for step in steps {
-        let x = s.load(step);
-        for i in 0..N {
-            m[i] = s.larger(x[i], m[i]);
-        }
-    }
-    let mut lanes = lanes(s, m);
-    for (lane, &x) in lanes.iter_mut().zip(rest) {
-        *lane = scalar::larger(x, *lane);
-    }
-    scalar::max_tree(lanes)
-}
-
-#[inline(always)]
-pub(super) fn exp_sub<S: Registers<N>, const N: usize>(s: S, x: &mut [f32], max: f32) -> f32 {
-    let max = s.splat(max);
-    let mut sum = [s.splat(0.0); N];
-    let mut rest: [f32; LANES] = [0.0; LANES];
-    for chunk in x.chunks_mut(LANES) {
-        let mut v = load(s, chunk);
-        for v in &mut v {
-            *v = exp(s, s.sub(*v, max));
-        }
-        store(s, chunk, v);
-        if chunk.len() == LANES {
-            for i in 0..N {
-                sum[i] = s.add(sum[i], v[i]);
-            }
-        } else {
-            rest[..chunk.len()].copy_from_slice(chunk);
-        }
-    }
-    // What is no exponential is +0, which changes no sum of them.
-    let rest = s.load(&rest);
-    for i in 0..N {
-        sum[i] = s.add(sum[i], rest[i]);
-    }
-    scalar::tree(lanes(s, sum))
-}
-
-// As many dimensions as registers can hold stay there while all positions pass by.
-#[inline(always)]
-pub(super) fn accumulate<S: Registers<N>, const N: usize>(s: S, p: &[f32], values: &[u16], out: &mut [f32]) {
-    let dim = out.len();
-    let (groups, rest) = out.as_chunks_mut::<64>();
-    let whole = groups.len() * 64;
-    for (group, out) in groups.iter_mut().enumerate() {
-        let (out, _) = out.as_chunks_mut();
-        let mut acc = [s.load(&out[0]), s.load(&out[1]), s.load(&out[2]), s.load(&out[3])];
-        for (j, &p) in p.iter().enumerate() {
-            let (row, _) = values[j * dim + group * 64..][..64].as_chunks();
-            for (acc, v) in acc.iter_mut().zip(row) {
-                let (p, v) = (s.splat(p), s.widen(v));
-                for i in 0..N {
-                    acc[i] = s.fma(p, v[i], acc[i]);
-                }
-            }
-        }
-        for (out, acc) in out.iter_mut().zip(acc) {
-            s.store(out, acc);
-        }
-    }
-    for (step, out) in rest.chunks_mut(LANES).enumerate() {
-        let mut acc = load(s, out);
-        for (j, &p) in p.iter().enumerate() {
-            let (p, v) = (s.splat(p), widen(s, &values[j * dim + whole + step * LANES..][..out.len()]));
-            for i in 0..N {
-                acc[i] = s.fma(p, v[i], acc[i]);
-            }
-        }
-        store(s, out, acc);
-    }
-}
-
-#[inline(always)]
-pub(super) fn merge<S: Registers<N>, const N: usize>(s: S, o: &mut [f32], a: f32, o2: &[f32], b: f32) {
-    let (a, b) = (s.splat(a), s.splat(b));
-    for (o, o2) in o.chunks_mut(LANES).zip(o2.chunks(LANES)) {
-        let (mut v, o2) = (load(s, o), load(s, o2));
-        for i in 0..N {
-            v[i] = s.fma(o2[i], b, s.mul(v[i], a));
-        }
-        store(s, o, v);
-    }
 }
 
 #[inline(always)]

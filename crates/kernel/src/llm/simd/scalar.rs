@@ -3,6 +3,7 @@
 //! Quantized products go sub-block by sub-block of 32 weights. [`unpack`] turns any type's sub-block into the same
 //! form: 32 small integers, one exact integer sum, one float scale, and perhaps a minimum.
 
+use super::attention::attend;
 use super::{Activations, Kernels};
 use crate::llm::math::{self, ROUND_MAGIC, fma};
 use crate::llm::quant::{self, GgmlType};
@@ -24,11 +25,7 @@ pub(super) static TABLE: Kernels = Kernels {
     silu_mul,
     rope,
     to_f16,
-    scores,
-    max,
-    exp_sub,
-    accumulate,
-    merge,
+    attend,
 };
 
 /// 32 weights of any quantized type: `weight[i] = scale * (sub_scale[i / 16] * q[i]) + minimum * sub_minimum`.
@@ -329,19 +326,6 @@ pub(super) fn to_f16(src: &[f32], dst: &mut [u16]) {
     }
 }
 
-fn scores(q: &[f32], keys: &[u16], scale: f32, out: &mut [f32]) {
-    let (keys, _) = keys.as_chunks::<16>();
-    for (group, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-        let mut acc = [0.0; 16];
-        for (&q, keys) in q.iter().zip(&keys[group * q.len()..]) {
-            for (acc, &key) in acc.iter_mut().zip(keys) {
-                *acc = fma(q, f16::from_bits(key).to_f32(), *acc);
-            }
-        }
-        *out = acc.map(|acc| scale * acc);
-    }
-}
-
 /// The larger of two; `m` where they are equal or `v` is NaN.
 pub(super) fn larger(v: f32, m: f32) -> f32 {
     if v > m { v } else { m }
@@ -359,7 +343,8 @@ pub(super) fn max_tree(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-fn max(x: &[f32]) -> f32 {
+/// The largest value; minus infinity of nothing; NaN is passed over.
+pub(super) fn max(x: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     for (i, &x) in x.iter().enumerate() {
         lanes[i % LANES] = larger(x, lanes[i % LANES]);
@@ -367,33 +352,12 @@ fn max(x: &[f32]) -> f32 {
     max_tree(lanes)
 }
 
-fn exp_sub(x: &mut [f32], max: f32) -> f32 {
+/// `x = exp(x - max)`; returns the sum over 16 virtual lanes and a fixed tree.
+pub(super) fn exp_sub(x: &mut [f32], max: f32) -> f32 {
     let mut lanes = [0.0; LANES];
     for (i, x) in x.iter_mut().enumerate() {
         *x = math::exp(*x - max);
         lanes[i % LANES] += *x;
     }
     tree(lanes)
-}
-
-fn accumulate(p: &[f32], values: &[u16], out: &mut [f32]) {
-    if out.is_empty() {
-        return;
-    }
-    for (&p, values) in p.iter().zip(values.chunks_exact(out.len())) {
-        accumulate_one(p, values, out);
-    }
-}
-
-/// One position of [`accumulate`].
-pub(super) fn accumulate_one(p: f32, values: &[u16], out: &mut [f32]) {
-    for (out, &v) in out.iter_mut().zip(values) {
-        *out = fma(p, f16::from_bits(v).to_f32(), *out);
-    }
-}
-
-pub(super) fn merge(o: &mut [f32], a: f32, o2: &[f32], b: f32) {
-    for (o, &o2) in o.iter_mut().zip(o2) {
-        *o = fma(o2, b, *o * a);
-    }
 }

@@ -1,6 +1,6 @@
 //! Every table against the scalar one, bit for bit: at boot on one small input, in tests at many sizes.
 
-use super::{ActivationBlocks, Activations, Kernels, available, scalar};
+use super::{ActivationBlocks, Activations, Attending, BLOCK, Kernels, KvBlock, available, scalar};
 use crate::llm::quant::GgmlType;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -183,7 +183,7 @@ pub(super) fn dequantize_agrees(kernels: &Kernels, ty: GgmlType, k: usize) -> bo
 type Check = (&'static str, fn(&Kernels, usize) -> bool);
 
 /// Everything but matrix products.
-pub(super) const VECTOR_CHECKS: [Check; 13] = [
+pub(super) const VECTOR_CHECKS: [Check; 9] = [
     ("quantize_activations", |kernels, n| {
         let n = n / 32 * 32;
         let mut x = Rng(n as u64).values(n);
@@ -243,39 +243,37 @@ pub(super) const VECTOR_CHECKS: [Check; 13] = [
         kernels.to_f16(&x, &mut ours);
         expected == ours
     }),
-    ("scores", |kernels, n| {
-        let mut rng = Rng(n as u64);
-        let q = rng.values(n);
-        [16, 64, 112].into_iter().all(|count| {
-            let keys: Vec<u16> = (0..count * n).map(|_| rng.half()).collect();
-            into(count, |out, kernels| kernels.scores(&q, &keys, 0.125, out), kernels)
-        })
-    }),
-    ("max", |kernels, n| {
-        let mut x = Rng(n as u64).values(n);
-        let random = kernels.max(&x).to_bits() == scalar().max(&x).to_bits();
-        for (i, x) in x.iter_mut().enumerate() {
-            *x = if i % 3 == 0 { -0.0 } else { 0.0 };
-        }
-        random && kernels.max(&x).to_bits() == scalar().max(&x).to_bits()
-    }),
-    ("exp_sub", |kernels, n| {
-        let x: Vec<f32> = Rng(n as u64).values(n).iter().map(|v| v * v * v * 2.0).collect();
-        let (mut expected, mut ours) = (x.clone(), x);
-        let sums = [scalar().exp_sub(&mut expected, 3.0), kernels.exp_sub(&mut ours, 3.0)];
-        same(&expected, &ours) && sums[0].to_bits() == sums[1].to_bits()
-    }),
-    ("accumulate", |kernels, n| {
-        let mut rng = Rng(n as u64);
-        let p = rng.values(5);
-        let values: Vec<u16> = (0..5 * n).map(|_| rng.half()).collect();
-        into(n, |out, kernels| kernels.accumulate(&p, &values, out), kernels)
-    }),
-    ("merge", |kernels, n| {
-        let o2 = Rng(1).values(n);
-        into(n, |out, kernels| kernels.merge(out, 0.75, &o2, 1.25e-3), kernels)
-    }),
+    ("attend", |kernels, n| n == 0 || attend_agrees(kernels, n)),
 ];
+
+/// Whether queries of `head_dim` elements attend as with the scalar table: as many as make every kind of tile, to a
+/// first block and one behind it, whole ones and ones that end or begin inside.
+fn attend_agrees(kernels: &Kernels, head_dim: usize) -> bool {
+    let mut rng = Rng(head_dim as u64);
+    let keys: Vec<u16> = (0..BLOCK * head_dim).map(|_| rng.half()).collect();
+    let values: Vec<u16> = (0..BLOCK * head_dim).map(|_| rng.half()).collect();
+    [1, 2, 3, 4, 6, 11].into_iter().all(|queries| {
+        let q = rng.values(queries * head_dim);
+        [(0, 64, 0), (0, 5, 1), (0, 64 - queries, 1), (37, 40, 2), (16, 50, 0)].into_iter().all(
+            |(from, start, step)| {
+                let until: Vec<usize> = (0..queries).map(|i| (start + i * step).min(BLOCK)).collect();
+                let run = |kernels: &Kernels| {
+                    let (mut max, mut sum) = (vec![9.0; queries], vec![9.0; queries]);
+                    let mut out = vec![9.0; queries * head_dim];
+                    for first in [true, false, false] {
+                        // Other keys, so that the maximum moves.
+                        let keys = if first { &values } else { &keys };
+                        let block = KvBlock { head_dim, keys, values: &values, from, first };
+                        let (max, sum, out) = (&mut max, &mut sum, &mut out);
+                        kernels.attend(&block, 0.125, &mut Attending { q: &q, until: &until, max, sum, out });
+                    }
+                    [max, sum, out].concat()
+                };
+                same(&run(kernels), &run(scalar()))
+            },
+        )
+    })
+}
 
 /// Whether `run` leaves the same bits in the same buffer with `kernels` and with the scalar table.
 fn into(n: usize, run: impl Fn(&mut [f32], &Kernels), kernels: &Kernels) -> bool {

@@ -1,6 +1,6 @@
 //! A table that computes a little wrong, for tests that must notice it.
 
-use super::{Activations, Kernels, scalar};
+use super::{Activations, Attending, Kernels, KvBlock, scalar};
 use crate::llm::quant::GgmlType;
 
 /// The scalar table with one element of every result a little off.
@@ -12,7 +12,7 @@ pub(crate) static TABLE: Kernels = Kernels {
     rms_norm,
     layer_norm,
     to_f16,
-    accumulate,
+    attend,
     ..scalar::TABLE
 };
 
@@ -56,7 +56,7 @@ fn to_f16(src: &[f32], dst: &mut [u16]) {
     }
 }
 
-fn accumulate(p: &[f32], values: &[u16], out: &mut [f32]) {
-    super::scalar().accumulate(p, values, out);
-    spoil(out);
+fn attend(block: &KvBlock<'_>, scale: f32, x: &mut Attending<'_>) {
+    super::scalar().attend(block, scale, x);
+    spoil(x.out);
 }

@@ -41,11 +41,7 @@ macro_rules! vector_table {
             silu_mul,
             rope,
             to_f16,
-            scores,
-            max,
-            exp_sub,
-            accumulate,
-            merge,
+            attend,
         };
         vector_table! { entries $features, $set, lanes:
             fn quantize_activations(x: &[f32], q: &mut [i8], scale: &mut [f32], sum16: &mut [i16]);
@@ -56,11 +52,35 @@ macro_rules! vector_table {
             fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]);
             fn rope(x: &mut [f32], cos: &[f32], sin: &[f32]);
             fn to_f16(src: &[f32], dst: &mut [u16]);
-            fn scores(q: &[f32], keys: &[u16], scale: f32, out: &mut [f32]);
-            fn max(x: &[f32]) -> f32;
-            fn exp_sub(x: &mut [f32], max: f32) -> f32;
-            fn accumulate(p: &[f32], values: &[u16], out: &mut [f32]);
-            fn merge(o: &mut [f32], a: f32, o2: &[f32], b: f32);
+        }
+        #[target_feature(enable = $features)]
+        fn attend(
+            block: &$crate::llm::simd::KvBlock<'_>,
+            scale: f32,
+            x: &mut $crate::llm::simd::Attending<'_>,
+        ) {
+            use $crate::llm::simd::attention::vector;
+            // A function for each number of queries, as for types below.
+            #[target_feature(enable = $features)]
+            fn tile<const Q: usize>(
+                block: &$crate::llm::simd::KvBlock<'_>,
+                scale: f32,
+                x: &mut $crate::llm::simd::Attending<'_>,
+                first: usize,
+            ) -> usize {
+                vector::tile::<_, _, Q>($set::here(), block, scale, x, first);
+                Q
+            }
+            let mut first = 0;
+            while first < x.until.len() {
+                first += match x.until.len() - first {
+                    1 => tile::<1>(block, scale, x, first),
+                    2 => tile::<2>(block, scale, x, first),
+                    3 => tile::<3>(block, scale, x, first),
+                    4 | 5 => tile::<4>(block, scale, x, first),
+                    _ => tile::<{ vector::MOST }>(block, scale, x, first),
+                };
+            }
         }
     };
     (

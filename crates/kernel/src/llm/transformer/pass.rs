@@ -6,7 +6,7 @@
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::attention::{Query, attend};
+use super::attention::{MOST_QUERIES, Queries};
 use super::batch::Batch;
 use super::engine::Buffers;
 use super::rope;
@@ -292,28 +292,79 @@ impl<'m> Pass<'_, 'm> {
         }
     }
 
-    /// Attention of this member's share of (position, head) pairs.
+    /// Attention of this member's share, whose units are some positions of a KV head, or single heads where there are
+    /// few of them.
     fn attention(&self, member: Member<'_>, layer: usize) {
         let shape = self.model.shape();
-        let head_dim = shape.head_dim;
-        let scale = 1.0 / libm::sqrtf(head_dim as f32);
-        let rows = self.batch.rows();
-        for item in member.share(rows.len() * shape.n_heads, 1) {
-            let (row, head) = (&rows[item / shape.n_heads], item % shape.n_heads);
-            let at = item * head_dim..(item + 1) * head_dim;
-            // SAFETY: queries are only read in this step; this output is this member's share.
-            let (q, out) = unsafe { (self.buffers.query.read(at.clone()), self.buffers.attended.write(at)) };
-            let query = Query {
-                pages: self.pages(row.slot),
-                layer,
-                kv_head: head / (shape.n_heads / shape.n_kv_heads),
-                position: row.position,
-                window: self.window,
-                q,
-                scale,
-            };
-            // SAFETY: keys and values are stored in another step, behind a barrier.
-            unsafe { attend(self.kernels, &self.kv, &query, out) };
+        let (rows, runs) = (self.batch.rows(), self.batch.runs());
+        let group = shape.n_heads / shape.n_kv_heads;
+        let chunk = (MOST_QUERIES / group).max(1);
+        let chunks: usize = runs.iter().map(|run| run.rows.len().div_ceil(chunk)).sum();
+        if shape.n_kv_heads * chunks >= 4 * member.count {
+            for unit in member.share(shape.n_kv_heads * chunks, 1) {
+                let (kv_head, mut index) = (unit / chunks, unit % chunks);
+                let mut of_runs = runs.iter();
+                let run = of_runs.find(|run| {
+                    let here = run.rows.len().div_ceil(chunk);
+                    let found = index < here;
+                    index -= if found { 0 } else { here };
+                    found
+                });
+                let run = run.expect("units are counted by runs");
+                let first = run.rows.start + index * chunk;
+                for heads in in_pieces(kv_head * group..(kv_head + 1) * group, MOST_QUERIES) {
+                    self.attend(member, layer, first..run.rows.end.min(first + chunk), heads);
+                }
+            }
+            return;
+        }
+        let mut share = member.share(rows.len() * shape.n_heads, 1);
+        while !share.is_empty() {
+            let (row, head) = (share.start / shape.n_heads, share.start % shape.n_heads);
+            // As far as the KV head goes.
+            let end = ((head / group + 1) * group).min(head + share.len());
+            for heads in in_pieces(head..end, MOST_QUERIES) {
+                self.attend(member, layer, row..row + 1, heads);
+            }
+            share.start += end - head;
         }
     }
+
+    /// Attention of heads that share a KV head, in some rows of one run.
+    fn attend(&self, member: Member<'_>, layer: usize, rows: Range<usize>, heads: Range<usize>) {
+        let shape = self.model.shape();
+        let (head_dim, width) = (shape.head_dim, heads.len() * shape.head_dim);
+        let at = |row: usize| {
+            let at = (row * shape.n_heads + heads.start) * head_dim;
+            at..at + width
+        };
+        let (q, out) = self.tiles(member);
+        let (q, out) = (&mut q[..rows.len() * width], &mut out[..rows.len() * width]);
+        for (row, q) in rows.clone().zip(q.chunks_exact_mut(width)) {
+            // SAFETY: queries are only read in this step.
+            q.copy_from_slice(unsafe { self.buffers.query.read(at(row)) });
+        }
+        let first = self.batch.rows()[rows.start];
+        let queries = Queries {
+            pages: self.pages(first.slot),
+            layer,
+            kv_head: heads.start / (shape.n_heads / shape.n_kv_heads),
+            heads: heads.len(),
+            position: first.position,
+            window: self.window,
+            scale: 1.0 / libm::sqrtf(head_dim as f32),
+            q,
+        };
+        // SAFETY: keys and values are stored in another step, behind a barrier.
+        unsafe { queries.attend(self.kernels, &self.kv, out) };
+        for (row, out) in rows.clone().zip(out.chunks_exact(width)) {
+            // SAFETY: these heads in these rows are this member's share.
+            unsafe { self.buffers.attended.write(at(row)) }.copy_from_slice(out);
+        }
+    }
+}
+
+/// `range` in pieces of `most`, the last of which may be short.
+fn in_pieces(range: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
+    range.clone().step_by(most).map(move |start| start..range.end.min(start + most))
 }

@@ -7,7 +7,7 @@ use core::hint::black_box;
 use super::noise;
 use crate::llm::benchmarks::case::{Case, Work, WrongAnswer};
 use crate::llm::kv_cache::{BLOCK, GROUP, KvCache, KvShape};
-use crate::llm::simd::Kernels;
+use crate::llm::simd::{Attending, Kernels, KvBlock};
 
 /// One layer of the documents' model, with grouped heads: keys and values are `kv_heads x head_dim` wide.
 const SHAPE: KvShape = KvShape { n_layers: 1, n_kv_heads: 2, head_dim: 64, capacity: 256 };
@@ -104,14 +104,20 @@ impl Case for Append {
     }
 }
 
-/// Reads all 256 positions as attention does: every key by a score, every value by a weighted sum. A unit is one
-/// position of one layer.
+/// Reads all 256 positions as attention does: a query of each head against every key and value. A unit is one position
+/// of one layer.
 pub struct ReadAll {
     store: Store,
+    /// A query for each head, `[WIDTH]`.
     query: Vec<f32>,
-    scores: Vec<f32>,
+    max: [f32; SHAPE.n_kv_heads],
+    sum: [f32; SHAPE.n_kv_heads],
+    /// Weighted values, still to be divided by `sum`.
     out: Vec<f32>,
 }
+
+/// What scores are multiplied with.
+const SCALE: f32 = 0.125;
 
 impl ReadAll {
     /// Sets it up.
@@ -120,8 +126,9 @@ impl ReadAll {
         store.append(0..SHAPE.capacity);
         Self {
             store,
-            query: noise(SHAPE.head_dim, 12),
-            scores: vec![0.0; SHAPE.capacity],
+            query: noise(WIDTH, 12),
+            max: [0.0; SHAPE.n_kv_heads],
+            sum: [1.0; SHAPE.n_kv_heads],
             out: vec![0.0; WIDTH],
         }
     }
@@ -138,22 +145,27 @@ impl Case for ReadAll {
     }
 
     fn run(&mut self, calls: u64) {
-        let kernels = self.store.kernels;
+        let (kernels, head_dim) = (self.store.kernels, SHAPE.head_dim);
         for _ in 0..calls {
             let (keys, values) = (black_box(&mut self.store.keys), black_box(&mut self.store.values));
             let cache = KvCache::new(SHAPE, keys, values);
-            self.out.fill(0.0);
-            for (head, out) in self.out.chunks_mut(SHAPE.head_dim).enumerate() {
-                for (block, scores) in self.scores.chunks_mut(BLOCK).enumerate() {
-                    let first = block * BLOCK / GROUP;
+            for head in 0..SHAPE.n_kv_heads {
+                let of_head = head * head_dim..(head + 1) * head_dim;
+                let mut x = Attending {
+                    q: &self.query[of_head.clone()],
+                    until: &[BLOCK],
+                    max: &mut self.max[head..head + 1],
+                    sum: &mut self.sum[head..head + 1],
+                    out: &mut self.out[of_head],
+                };
+                for block in 0..SHAPE.capacity / BLOCK {
+                    let groups = block * BLOCK / GROUP..(block + 1) * BLOCK / GROUP;
+                    let positions = block * BLOCK..(block + 1) * BLOCK;
                     // SAFETY: nobody appends: this thread alone holds the cache.
-                    let keys = unsafe { cache.keys(0, head, first..first + BLOCK / GROUP) };
-                    kernels.scores(&self.query, keys, 1.0, scores);
-                }
-                for (block, scores) in self.scores.chunks(BLOCK).enumerate() {
-                    // SAFETY: as above.
-                    let values = unsafe { cache.values(0, head, block * BLOCK..(block + 1) * BLOCK) };
-                    kernels.accumulate(scores, values, out);
+                    let (keys, values) =
+                        unsafe { (cache.keys(0, head, groups), cache.values(0, head, positions)) };
+                    let block = KvBlock { head_dim, keys, values, from: 0, first: block == 0 };
+                    kernels.attend(&block, SCALE, &mut x);
                 }
             }
             black_box(&self.out);
@@ -165,20 +177,27 @@ impl Case for ReadAll {
         for (head, out) in self.out.chunks(SHAPE.head_dim).enumerate() {
             let mut expected = vec![0.0; SHAPE.head_dim];
             let mut magnitude = vec![0.0; SHAPE.head_dim];
+            let (mut all, mut largest) = (0.0, 0.0f64);
             for position in 0..SHAPE.capacity {
                 let at = position * WIDTH + head * SHAPE.head_dim;
-                let products =
-                    self.query.iter().zip(&self.store.key[at..]).map(|(&q, &k)| f64::from(q) * f16(k));
+                let query = &self.query[head * SHAPE.head_dim..][..SHAPE.head_dim];
+                let products = query.iter().zip(&self.store.key[at..]).map(|(&q, &k)| f64::from(q) * f16(k));
                 let (score, size) = products.fold((0.0, 0.0), |(s, m), x| (s + x, m + f64::abs(x)));
+                let weight = libm::exp(f64::from(SCALE) * score);
+                all += weight;
+                largest = largest.max(f64::from(SCALE) * size);
                 for (d, &v) in self.store.value[at..at + SHAPE.head_dim].iter().enumerate() {
-                    expected[d] += score * f16(v);
-                    magnitude[d] += size * f16(v).abs();
+                    expected[d] += weight * f16(v);
+                    magnitude[d] += weight * f16(v).abs();
                 }
             }
-            // A chain of head_dim roundings in each score and one of all positions behind it.
-            let steps = (SHAPE.head_dim + SHAPE.capacity) as f64 * f64::from(f32::EPSILON);
+            // A chain of head_dim roundings moves every score, and so every weight and their sum; an exponential is
+            // within 2 ulp, and a chain of all positions lies behind it.
+            let steps = 2.0 * largest * SHAPE.head_dim as f64 + 16.0 + SHAPE.capacity as f64;
             for ((&expected, &found), magnitude) in expected.iter().zip(out).zip(magnitude) {
-                WrongAnswer::check("a weighted sum", expected, f64::from(found), steps * magnitude)?;
+                let found = f64::from(found) / f64::from(self.sum[head]);
+                let bound = steps * f64::from(f32::EPSILON) * magnitude / all;
+                WrongAnswer::check("a weighted mean", expected / all, found, bound)?;
             }
         }
         Ok(())

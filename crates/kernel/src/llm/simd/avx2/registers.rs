@@ -8,6 +8,7 @@ use core::arch::x86_64::*;
 
 impl Registers<2> for Avx2 {
     type R = __m256;
+    const SUMS: usize = 12;
 
     proven! { "avx2,fma,f16c":
         fn splat(self, x: f32) -> __m256 { _mm256_set1_ps(x) }

@@ -8,6 +8,7 @@ use core::arch::x86_64::*;
 
 impl Registers<1> for Avx512 {
     type R = __m512;
+    const SUMS: usize = 24;
 
     proven! { "avx512f,avx512bw,avx512vnni,avx2,fma,f16c":
         fn splat(self, x: f32) -> __m512 { _mm512_set1_ps(x) }

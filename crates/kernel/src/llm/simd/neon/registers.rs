@@ -9,6 +9,7 @@ use core::arch::aarch64::*;
 
 impl Registers<4> for Neon {
     type R = float32x4_t;
+    const SUMS: usize = 24;
 
     proven! { "neon":
         fn splat(self, x: f32) -> float32x4_t { vdupq_n_f32(x) }

@@ -330,6 +330,20 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "needs minutes in an interpreter")]
+    fn every_table_has_the_scalar_bits_in_long_rows_and_large_batches() {
+        for kernels in available() {
+            for ty in GgmlType::ALL {
+                let k = if ty.block_len() == 256 { 1280 } else { 1056 };
+                for (rows, positions) in [(51, 67), (32, 5), (16, 6), (48, 10), (33, 23), (17, 13)] {
+                    let agrees = matmul_agrees(kernels, ty, [rows, k, positions], Fill::Random, Fill::Random);
+                    assert!(agrees, "{} {} at {rows} x {k} x {positions}", kernels.name, ty.name());
+                }
+            }
+        }
+    }
+
+    #[test]
     fn every_table_has_the_scalar_bits_at_extremes() {
         for kernels in available() {
             for ty in GgmlType::ALL.into_iter().filter(|ty| ty.is_quantized()) {

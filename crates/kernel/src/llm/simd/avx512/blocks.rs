@@ -6,13 +6,16 @@ use super::super::packed::Packed;
 use super::super::product::{Q4_K, Q5_K, Q6_K, has_minimum, type_of};
 use super::unpack::{Rows, Weights, offset, unpack};
 use core::arch::x86_64::*;
+use core::mem::MaybeUninit;
 
 /// Positions that one unpacking of weights serves; their sums stay in the first cache.
 const TILE: usize = 64;
+/// Up to so many positions are multiplied with sums in registers.
+const FEW: usize = 4;
 /// What is kept of activation sums at a time: `TILE` positions of 32 sub-blocks (16 where a sub-block has two sums).
 const SUMS: usize = TILE * 32;
 /// How far ahead weights are asked for, in bytes: a page, where the CPU's own prefetching stops.
-const AHEAD: usize = 4096;
+pub(super) const AHEAD: usize = 4096;
 
 /// All whole groups of rows of type `TY`.
 #[inline]
@@ -20,13 +23,13 @@ const AHEAD: usize = 4096;
 pub(super) fn groups<const TY: u32>(weights: &[u8], rows: usize, x: &Activations<'_>, out: &mut [f32]) {
     let bytes = 16 * const { type_of(TY) }.row_bytes(x.k).expect("checked by the caller");
     let groups = &weights[..rows / 16 * bytes];
-    if x.positions == 1 {
-        for (group, out) in groups.chunks_exact(bytes).zip(out.chunks_exact_mut(16)) {
-            column::<TY>(Packed(group), x, out);
+    if x.positions <= FEW {
+        for (g, group) in groups.chunks_exact(bytes).enumerate() {
+            few::<TY>(Packed(group), 16 * g, rows, x, out);
         }
         return;
     }
-    let mut sums = [0; SUMS];
+    let mut sums = [MaybeUninit::uninit(); SUMS];
     let mut first = 0;
     let mut pairs = groups.chunks_exact(2 * bytes);
     for pair in pairs.by_ref() {
@@ -39,6 +42,32 @@ pub(super) fn groups<const TY: u32>(weights: &[u8], rows: usize, x: &Activations
     }
 }
 
+/// A group of rows from row `row` on, times [`FEW`] positions or fewer.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+fn few<const TY: u32>(group: Rows<'_>, row: usize, rows: usize, x: &Activations<'_>, out: &mut [f32]) {
+    let mut first = 0;
+    while first < x.positions {
+        let out = &mut out[first * rows + row..];
+        first += match x.positions - first {
+            1 => store_columns(out, rows, columns::<TY, 1>(group, first, x)),
+            2 => store_columns(out, rows, columns::<TY, 2>(group, first, x)),
+            3 => store_columns(out, rows, columns::<TY, 3>(group, first, x)),
+            _ => store_columns(out, rows, columns::<TY, 4>(group, first, x)),
+        };
+    }
+}
+
+/// Stores the sums of `N` positions and says how many they are.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+fn store_columns<const N: usize>(out: &mut [f32], rows: usize, acc: [[__m512; 1]; N]) -> usize {
+    for (n, acc) in acc.into_iter().enumerate() {
+        store(&mut out[n * rows..], acc);
+    }
+    N
+}
+
 /// `G` groups of rows, one or two, from row `first` on, times all positions.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
@@ -48,7 +77,7 @@ fn panel<const TY: u32, const G: usize>(
     rows: usize,
     x: &Activations<'_>,
     out: &mut [f32],
-    sums: &mut [i32; SUMS],
+    sums: &mut [MaybeUninit<i32>; SUMS],
 ) {
     let ty = const { type_of(TY) };
     let (block_bytes, subs, per_sub) = (ty.block_bytes(), ty.block_len() / 32, sums_per_sub(TY));
@@ -76,10 +105,12 @@ fn panel<const TY: u32, const G: usize>(
                 let w = [block(groups[0]), block(groups[G - 1])];
                 for (p, sums) in positions.clone().zip(sums.chunks_exact(SUMS / TILE)) {
                     let sums = &sums[per_sub * (at - from)..][..per_sub];
+                    // SAFETY: `prepare_sums` has written this position's sums of all sub-blocks in `from..to`.
+                    let sums = unsafe { [sums[0].assume_init(), sums[per_sub - 1].assume_init()] };
                     let out = &mut out[p * rows + first..][..16 * G];
                     let (q, scale) = (&q[p * of_row + at], &x.blocks.scale[p * of_row + at]);
                     let acc = load(out);
-                    let sums = [_mm512_set1_epi32(sums[0]), _mm512_set1_epi32(sums[per_sub - 1])];
+                    let sums = [_mm512_set1_epi32(sums[0]), _mm512_set1_epi32(sums[1])];
                     store(out, multiply::<TY, G>(&w, q, scale, sums, acc));
                 }
             }
@@ -87,30 +118,40 @@ fn panel<const TY: u32, const G: usize>(
     }
 }
 
-/// A group of rows times one position.
+/// A group of rows times `N` positions from `first` on, whose sums stay in registers.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
-fn column<const TY: u32>(group: Rows<'_>, x: &Activations<'_>, out: &mut [f32]) {
+fn columns<const TY: u32, const N: usize>(
+    group: Rows<'_>,
+    first: usize,
+    x: &Activations<'_>,
+) -> [[__m512; 1]; N] {
     let ty = const { type_of(TY) };
-    let subs = ty.block_len() / 32;
-    let mut acc = [_mm512_setzero_ps()];
+    let (subs, of_row) = (ty.block_len() / 32, x.k / 32);
     let (q, _) = x.blocks.q.as_chunks::<32>();
     let (sum16, _) = x.blocks.sum16.as_chunks::<2>();
-    let of_blocks = q.chunks_exact(subs).zip(x.blocks.scale.chunks_exact(subs)).zip(sum16.chunks_exact(subs));
-    for (((q, scale), sum16), block) in of_blocks.zip(group.0.chunks_exact(16 * ty.block_bytes())) {
-        prefetch(Packed(block));
+    let whole = first * of_row..(first + N) * of_row;
+    let (q, scale, sum16) = (&q[whole.clone()], &x.blocks.scale[whole.clone()], &sum16[whole]);
+    let mut acc = [[_mm512_setzero_ps()]; N];
+    for (b, block) in group.0.chunks_exact(16 * ty.block_bytes()).enumerate() {
         for sub in 0..subs {
+            let share = block.len() / subs;
+            prefetch(&block[share * sub..share * (sub + 1)]);
             let w = unpack::<TY>(Packed(block), sub);
-            let [a, b] = sum16[sub];
-            let sums = if TY == Q6_K {
-                [a, b].map(|sum| _mm512_set1_epi32(-i32::from(offset(TY)) * i32::from(sum)))
-            } else {
-                [prepared::<TY>(_mm512_set1_epi32(i32::from(a) & 0xffff | i32::from(b) << 16)); 2]
-            };
-            acc = multiply::<TY, 1>(&[w, w], &q[sub], &scale[sub], sums, acc);
+            for (n, acc) in acc.iter_mut().enumerate() {
+                let at = n * of_row + b * subs + sub;
+                let [low, high] = sum16[at];
+                let sums = if TY == Q6_K {
+                    [low, high].map(|sum| _mm512_set1_epi32(-i32::from(offset(TY)) * i32::from(sum)))
+                } else {
+                    let pair = i32::from(low) & 0xffff | i32::from(high) << 16;
+                    [prepared::<TY>(_mm512_set1_epi32(pair)); 2]
+                };
+                *acc = multiply::<TY, 1>(&[w, w], &q[at], &scale[at], sums, *acc);
+            }
         }
     }
-    store(out, acc);
+    acc
 }
 
 /// How many sums of activations a sub-block has use for.
@@ -122,10 +163,10 @@ const fn sums_per_sub(ty: u32) -> usize {
 /// the sum as f32 bits where it is taken times a minimum.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
-fn prepare_sums<const TY: u32>(sum16: &[i16], sums: &mut [i32]) {
+fn prepare_sums<const TY: u32>(sum16: &[i16], sums: &mut [MaybeUninit<i32>]) {
     if TY == Q6_K {
         for (sum, &sum16) in sums.iter_mut().zip(sum16) {
-            *sum = -i32::from(offset(TY)) * i32::from(sum16);
+            sum.write(-i32::from(offset(TY)) * i32::from(sum16));
         }
         return;
     }
@@ -164,19 +205,22 @@ fn multiply<const TY: u32, const G: usize>(
     mut acc: [__m512; G],
 ) -> [__m512; G] {
     let (x, _) = x.as_chunks::<4>();
-    let [first, second] = if has_minimum(TY) { [_mm512_setzero_si512(); 2] } else { sums };
-    let (mut isum, mut second) = ([first; G], [second; G]);
+    let zero = _mm512_setzero_si512();
+    let first = if has_minimum(TY) { zero } else { sums[0] };
+    // Two chains of four, so that enough of them are in flight.
+    let (mut isum, mut second) = ([first; G], [if TY == Q6_K { sums[1] } else { zero }; G]);
     for j in 0..8 {
         let x = _mm512_set1_epi32(i32::from_le_bytes(x[j].map(|v| v as u8)));
         for g in 0..G {
-            let sum = if TY == Q6_K && j >= 4 { &mut second[g] } else { &mut isum[g] };
+            let sum = if j >= 4 { &mut second[g] } else { &mut isum[g] };
             *sum = _mm512_dpbusd_epi32(*sum, w[g].q[j], x);
         }
     }
     let x_scale = _mm512_set1_ps(*x_scale);
     for g in 0..G {
         let w = &w[g];
-        let mut isum = _mm512_cvtepi32_ps(isum[g]);
+        let isum = if TY == Q6_K { isum[g] } else { _mm512_add_epi32(isum[g], second[g]) };
+        let mut isum = _mm512_cvtepi32_ps(isum);
         match TY {
             Q4_K | Q5_K => isum = _mm512_mul_ps(isum, w.sub_scale[0]),
             Q6_K => {
@@ -200,8 +244,7 @@ fn multiply<const TY: u32, const G: usize>(
 /// Asks for the weights that come some way behind these.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
-fn prefetch(block: Rows<'_>) {
-    let bytes = block.bytes();
+fn prefetch(bytes: &[u8]) {
     for at in (0..bytes.len()).step_by(64) {
         // Only an address: whether anything lies there does not matter.
         _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(at + AHEAD).cast());

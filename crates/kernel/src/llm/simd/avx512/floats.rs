@@ -3,7 +3,7 @@
 use super::super::Activations;
 use super::super::packed::Packed;
 use super::super::product::type_of;
-use super::blocks::store;
+use super::blocks::{AHEAD, store};
 use super::unpack::{Rows, float};
 use core::arch::x86_64::*;
 
@@ -39,20 +39,22 @@ fn panel<const TY: u32, const G: usize>(
     while p < x.positions {
         let out = &mut out[p * rows + first..];
         let values = &x.values[p * x.k..];
-        p += match x.positions - p {
-            1 => tile::<TY, G, 1>(groups, x.k, values, rows, out),
-            2 => tile::<TY, G, 2>(groups, x.k, values, rows, out),
-            3 => tile::<TY, G, 3>(groups, x.k, values, rows, out),
-            // What is left behind tiles of twelve is best cut in two.
-            4 | 5 | 7 | 13 => tile::<TY, G, 4>(groups, x.k, values, rows, out),
-            6 | 14..=18 => tile::<TY, G, 6>(groups, x.k, values, rows, out),
-            8..=11 | 19..=20 => tile::<TY, G, 8>(groups, x.k, values, rows, out),
-            _ => tile::<TY, G, 12>(groups, x.k, values, rows, out),
-        };
+        macro_rules! tiles {
+            ($n:expr; $($count:literal)*) => {
+                match $n {
+                    $($count => tile::<TY, G, $count>(groups, x.k, values, rows, out),)*
+                    _ => tile::<TY, G, 12>(groups, x.k, values, rows, out),
+                }
+            };
+        }
+        // What is left behind tiles of twelve is cut in two alike: few sums wait for each other.
+        let left = x.positions - p;
+        let next = if (13..24).contains(&left) { left.div_ceil(2) } else { left };
+        p += tiles!(next; 1 2 3 4 5 6 7 8 9 10 11);
     }
 }
 
-/// `G` groups of rows times `N` positions, which is also the answer.
+/// `G` groups of rows times `N` positions; answers `N`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
 fn tile<const TY: u32, const G: usize, const N: usize>(
@@ -71,8 +73,19 @@ fn tile<const TY: u32, const G: usize, const N: usize>(
     for w in &mut w {
         *w = Packed(&w.0[..16 * size * k]);
     }
+    // Memory is what one position waits for, and the CPU's own prefetching does not follow two streams well.
+    let bytes = 16 * size * k;
     let mut acc = [[_mm512_setzero_ps(); G]; N];
     for i in 0..k {
+        if N == 1 {
+            let ahead = 16 * size * i + AHEAD;
+            // Behind the group's end comes the same group of the next pair.
+            let ahead = if ahead < bytes { ahead } else { ahead + (G - 1) * bytes };
+            for w in &w {
+                // Only an address: whether anything lies there does not matter.
+                _mm_prefetch::<_MM_HINT_T0>(w.0.as_ptr().wrapping_add(ahead).cast());
+            }
+        }
         let mut column = [_mm512_setzero_ps(); G];
         for (column, w) in column.iter_mut().zip(&w) {
             *column = float::<TY>(*w, i * size);

@@ -41,6 +41,9 @@ pub enum Command {
     /// this machine measured at the same time: `barelm bench MODEL -p 512 -n 128 -t 1,2 -d 0,4096`.
     #[cfg(feature = "llm-transformer")]
     Bench(commands::bench::Arguments),
+    /// Measure how many tokens a second several sequences get together.
+    #[cfg(feature = "llm-transformer")]
+    Batch(commands::batch::Arguments),
 }
 
 impl Cli {
@@ -58,6 +61,8 @@ impl Cli {
             Command::Quantize(arguments) => commands::quantize::run(&arguments, out),
             #[cfg(feature = "llm-transformer")]
             Command::Bench(arguments) => commands::bench::run(&arguments, out),
+            #[cfg(feature = "llm-transformer")]
+            Command::Batch(arguments) => commands::batch::run(&arguments, out),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! One file per command: its arguments, and a `run` that does it and writes to the output it is given.
 
 #[cfg(feature = "llm-transformer")]
+pub mod batch;
+#[cfg(feature = "llm-transformer")]
 pub mod bench;
 pub mod inspect;
 #[cfg(feature = "llm-transformer")]

@@ -8,6 +8,7 @@
 //! 5. [`clock`] times the benchmark suite, [`environment`] says where it ran, [`records`] compares runs.
 //!    [`limits`] measures what the machine can do at most.
 //! 6. [`request`] answers the short form of a benchmark request, for `lm-rs-bench`.
+//!    [`serving`] runs requests that come from other threads, many at once.
 //! 7. [`output_file`] is what commands write to, [`failure`] how a command says what went wrong.
 
 pub mod cache;
@@ -27,6 +28,8 @@ pub mod quantize;
 pub mod records;
 #[cfg(feature = "llm-transformer")]
 pub mod request;
+#[cfg(feature = "llm-transformer")]
+pub mod serving;
 #[cfg(feature = "llm-transformer")]
 pub mod team;
 

@@ -3,7 +3,9 @@
 use barelm::llm::gguf::Gguf;
 use barelm::llm::kv_cache::Overflow;
 use barelm::llm::model::{LoadConfig, Model};
-use barelm::llm::plan::{Plan, SessionConfig};
+use barelm::llm::plan::{Plan, PlanError, SchedulerConfig, SessionConfig};
+use barelm::llm::pool::Team;
+use barelm::llm::scheduler::Scheduler;
 use barelm::llm::simd::{self, Kernels};
 use barelm::llm::transformer::Session;
 use clap::Args;
@@ -66,28 +68,67 @@ pub fn with_session<R>(
     needs: Needs,
     work: impl FnOnce(&mut Session<'_>) -> Result<R, Failure>,
 ) -> Result<R, Failure> {
-    let refused = |error: &dyn std::fmt::Display| Failure::because(file.path().display(), error);
-    let kernels = arguments.kernels()?;
-    let team = arguments.team()?;
-    let model = Model::load(gguf, LoadConfig::default()).map_err(|error| refused(&error))?;
     let batch = usize::from(arguments.batch);
-    let config = SessionConfig {
+    let config = |members| SessionConfig {
         context: needs.context,
         batch,
         logits: needs.logits.unwrap_or(batch).min(batch),
         overflow: needs.window.map_or(Overflow::Error, Overflow::Window),
-        members: barelm::llm::pool::Team::size(&team),
+        members,
     };
-    let plan = Plan::from_header(gguf, &config).map_err(|error| refused(&error))?.packed_for(kernels, gguf);
+    let plan = |members| Plan::from_header(gguf, &config(members));
+    with_model(file, gguf, arguments, plan, |Parts { model, kernels, team, memory }| {
+        let mut session = Session::new(model, config(team.size()), kernels, team, memory)
+            .map_err(|error| Failure::because(file.path().display(), error))?;
+        work(&mut session)
+    })
+}
+
+/// Loads the model of `gguf` and hands a scheduler on it to `work`. Members are those of the arguments; everything else
+/// is as `config` says.
+pub fn with_scheduler<R>(
+    file: &ModelFile,
+    gguf: &Gguf<'_>,
+    arguments: &SessionArguments,
+    config: SchedulerConfig,
+    work: impl FnOnce(&mut Scheduler<'_>) -> Result<R, Failure>,
+) -> Result<R, Failure> {
+    let plan = |members| Plan::scheduler(gguf, &SchedulerConfig { members, ..config });
+    with_model(file, gguf, arguments, plan, |Parts { model, kernels, team, memory }| {
+        let mut scheduler = Scheduler::new(model, config, kernels, team, memory)
+            .map_err(|error| Failure::because(file.path().display(), error))?;
+        work(&mut scheduler)
+    })
+}
+
+/// What sessions and schedulers are made of.
+struct Parts<'p> {
+    model: &'p Model<'p>,
+    kernels: &'static Kernels,
+    team: &'p ThreadTeam,
+    memory: &'p mut [u8],
+}
+
+/// Loads a model and allocates what a plan for so many members says, if there is so much.
+fn with_model<R>(
+    file: &ModelFile,
+    gguf: &Gguf<'_>,
+    arguments: &SessionArguments,
+    plan: impl FnOnce(usize) -> Result<Plan, PlanError>,
+    work: impl FnOnce(Parts<'_>) -> Result<R, Failure>,
+) -> Result<R, Failure> {
+    let refused = |error: &dyn std::fmt::Display| Failure::because(file.path().display(), error);
+    let kernels = arguments.kernels()?;
+    let team = arguments.team()?;
+    let model = Model::load(gguf, LoadConfig::default()).map_err(|error| refused(&error))?;
+    let plan = plan(team.size()).map_err(|error| refused(&error))?.packed_for(kernels, gguf);
     if let Some(available) = available_memory() {
         plan.check(available).map_err(|error| Failure::because("not enough memory", error))?;
     }
     let mut copy = allocate(plan.packed)?;
     let model = model.packed(kernels, &mut copy).map_err(|error| refused(&error))?;
     let mut memory = allocate(plan.session())?;
-    let mut session =
-        Session::new(&model, config, kernels, &team, &mut memory).map_err(|error| refused(&error))?;
-    work(&mut session)
+    work(Parts { model: &model, kernels, team: &team, memory: &mut memory })
 }
 
 /// Zeroed memory, in large pages where the system has them, or the reason why there is none.

@@ -7,7 +7,8 @@
 //! 4. [`quantize`] makes a file of another type.
 //! 5. [`clock`] times the benchmark suite, [`environment`] says where it ran, [`records`] compares runs.
 //!    [`limits`] measures what the machine can do at most.
-//! 6. [`request`] answers the short form of a benchmark request, for `lm-rs-bench`.
+//! 6. [`request`] answers the short form of a benchmark request, for `lm-rs-bench`; [`session`] its long form, in which
+//!    every engine of a comparison speaks.
 //!    [`serving`] runs requests that come from other threads, many at once.
 //! 7. [`output_file`] is what commands write to, [`failure`] how a command says what went wrong.
 
@@ -30,6 +31,8 @@ pub mod records;
 pub mod request;
 #[cfg(feature = "llm-transformer")]
 pub mod serving;
+#[cfg(feature = "llm-transformer")]
+pub mod session;
 #[cfg(feature = "llm-transformer")]
 pub mod team;
 

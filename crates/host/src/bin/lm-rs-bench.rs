@@ -4,8 +4,10 @@ use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use barelm_host::Failure;
 use barelm_host::model_file::reference_model_path;
 use barelm_host::request::{Engine, Request};
+use barelm_host::session::Ours;
 use clap::Parser;
 
 /// Measures a model on prompts: echo '{"prompt":"Hello","iterations":100}' | lm-rs-bench
@@ -15,10 +17,22 @@ struct Arguments {
     /// The GGUF file (default: $BARELM_MODEL, else the model of `cargo xtask setup`).
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
+    /// Speak a session, in which requests load models: see docs/llm/PROTOCOL.md.
+    #[arg(long, conflicts_with = "model")]
+    session: bool,
+    /// Instruction set to compute with in a session (default: the best one here).
+    #[arg(long, value_name = "NAME", requires = "session")]
+    kernels: Option<String>,
+    /// Positions of a prompt computed at a time in a session where `load` does not say.
+    #[arg(long, value_name = "N", requires = "session", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    batch: Option<u16>,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if arguments.session {
+        return speak(arguments);
+    }
     let engine = match Engine::open(&arguments.model.unwrap_or_else(reference_model_path)) {
         Ok(engine) => engine,
         Err(failure) => {
@@ -42,4 +56,20 @@ fn main() -> ExitCode {
         }
     }
     status
+}
+
+/// Answers a session's requests until its end.
+fn speak(arguments: Arguments) -> ExitCode {
+    let spoken = Ours::new(arguments.kernels, arguments.batch).and_then(|ours| {
+        let (input, output) = (std::io::stdin().lock(), std::io::stdout().lock());
+        Ok(barelm_protocol::serve(&ours, input, output)?)
+    });
+    match spoken {
+        // Whoever asked may have gone.
+        Ok(()) | Err(Failure::OutputClosed) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("lm-rs-bench: {failure}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -1,0 +1,205 @@
+//! Models and passes of llama.cpp.
+//!
+//! Settings are llama.cpp's best for one sequence on a CPU: the file mapped, weights repacked where it can, 512 positions
+//! of a prompt at a time, keys and values in f16, no performance counters.
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, c_char, c_void};
+use std::num::NonZeroU32;
+
+use barelm_protocol::{Backend, Engine, Hello, Load};
+use llama_cpp_2::context::LlamaContext;
+use llama_cpp_2::context::params::LlamaContextParams;
+use llama_cpp_2::llama_backend::LlamaBackend;
+use llama_cpp_2::llama_batch::LlamaBatch;
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::token::LlamaToken;
+
+use crate::features;
+
+/// Positions of a prompt computed at a time.
+const BATCH: usize = 512;
+
+/// When to use flash attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flash {
+    /// As the library decides.
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+impl Flash {
+    const ALL: [(&str, Self); 3] = [("auto", Self::Auto), ("on", Self::On), ("off", Self::Off)];
+
+    /// The one with this name.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(name, _)| *name == word).map(|(_, flash)| *flash)
+    }
+
+    fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(_, flash)| *flash == self).expect("all are listed").0
+    }
+
+    fn policy(self) -> llama_cpp_sys_2::llama_flash_attn_type {
+        match self {
+            Self::Auto => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_AUTO,
+            Self::On => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_ENABLED,
+            Self::Off => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_DISABLED,
+        }
+    }
+}
+
+/// The library, started.
+pub struct LlamaCpp {
+    backend: LlamaBackend,
+    flash: Flash,
+}
+
+impl LlamaCpp {
+    /// Starts it. Its warnings and errors go to standard error, everything else it would say is dropped.
+    pub fn new(flash: Flash) -> Result<Self, String> {
+        // SAFETY: the function is what the library asks for, needs no data and lives as long as the program.
+        unsafe { llama_cpp_sys_2::llama_log_set(Some(log), std::ptr::null_mut()) };
+        let backend = LlamaBackend::init().map_err(|error| error.to_string())?;
+        Ok(LlamaCpp { backend, flash })
+    }
+}
+
+/// Called by the library for each of its messages.
+unsafe extern "C" fn log(level: llama_cpp_sys_2::ggml_log_level, text: *const c_char, _data: *mut c_void) {
+    if level == llama_cpp_sys_2::GGML_LOG_LEVEL_WARN || level == llama_cpp_sys_2::GGML_LOG_LEVEL_ERROR {
+        // SAFETY: the library gives a string that lives during the call.
+        eprint!("{}", unsafe { CStr::from_ptr(text) }.to_string_lossy());
+    }
+}
+
+impl Backend for LlamaCpp {
+    fn hello(&self) -> Hello {
+        let info = features::system_info();
+        let (compiled, detected) = (features::compiled(&info), features::detected());
+        let settings = [
+            ("flash_attention", self.flash.word().to_owned()),
+            ("batch", format!("{BATCH} positions of a prompt at a time")),
+            ("kv_type", "f16".to_owned()),
+            ("weights", "mapped, repacked where the library can".to_owned()),
+            ("openmp", compiled.iter().any(|name| name == "OPENMP").to_string()),
+        ];
+        Hello {
+            protocol: barelm_protocol::VERSION,
+            engine: "llama.cpp".into(),
+            version: concat!("llama-cpp-2 ", env!("LLAMA_CPP_2")).into(),
+            crippled: features::crippled(&compiled, &detected),
+            compiled,
+            detected,
+            settings: BTreeMap::from(settings.map(|(name, value)| (name.to_owned(), value))),
+        }
+    }
+
+    fn with_model(&self, load: &Load, work: &mut dyn FnMut(&mut dyn Engine)) -> Result<(), String> {
+        if !load.model.is_file() {
+            return Err(format!("{}: no such file", load.model.display()));
+        }
+        let threads = i32::try_from(load.threads).ok().filter(|&threads| threads > 0);
+        let threads = threads.ok_or("threads: at least one")?;
+        let context = u32::try_from(load.context).ok().and_then(NonZeroU32::new).ok_or("context: at least 1")?;
+        let batch = load.batch.unwrap_or(BATCH).clamp(1, load.context);
+        let refused = |error: &dyn std::fmt::Display| format!("{}: {error}", load.model.display());
+        let params = LlamaModelParams::default().with_n_gpu_layers(0).with_use_mmap(true);
+        let model = LlamaModel::load_from_file(&self.backend, &load.model, &params)
+            .map_err(|error| refused(&error))?;
+        let params = LlamaContextParams::default()
+            .with_n_ctx(Some(context))
+            .with_n_batch(load.context as u32)
+            .with_n_ubatch(batch as u32)
+            .with_n_threads(threads)
+            .with_n_threads_batch(threads)
+            .with_flash_attention_policy(self.flash.policy())
+            .with_no_perf(true);
+        let context = model.new_context(&self.backend, params).map_err(|error| refused(&error))?;
+        let vocab_size = usize::try_from(model.n_vocab()).map_err(|error| refused(&error))?;
+        work(&mut Loaded { model: &model, context, room: load.context, used: 0, vocab_size });
+        Ok(())
+    }
+}
+
+/// A model with its one sequence.
+struct Loaded<'m> {
+    model: &'m LlamaModel,
+    context: LlamaContext<'m>,
+    room: usize,
+    used: usize,
+    vocab_size: usize,
+}
+
+impl Loaded<'_> {
+    /// Appends tokens and waits for the last one's logits.
+    fn pass(&mut self, tokens: &[LlamaToken]) -> Result<(), String> {
+        self.used += tokens.len();
+        if self.used > self.room {
+            return Err(format!("{} positions do not fit the context of {}", self.used, self.room));
+        }
+        let mut batch = LlamaBatch::get_one(tokens).map_err(|error| error.to_string())?;
+        self.context.decode(&mut batch).map_err(|error| error.to_string())?;
+        self.context.synchronize();
+        Ok(())
+    }
+}
+
+impl Engine for Loaded<'_> {
+    fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    fn start(&mut self, prompt: &[u32]) -> Result<(), String> {
+        self.context.clear_kv_cache();
+        self.used = 0;
+        // Ids are below the size of the vocabulary, which is an i32.
+        let tokens: Vec<_> = prompt.iter().map(|&id| LlamaToken::new(id as i32)).collect();
+        self.pass(&tokens)
+    }
+
+    fn best(&mut self) -> u32 {
+        argmax(self.context.get_logits_ith(-1))
+    }
+
+    fn feed(&mut self, id: u32) -> Result<(), String> {
+        self.pass(&[LlamaToken::new(id as i32)])
+    }
+
+    fn ends(&self, id: u32) -> bool {
+        self.model.vocab().is_eog(LlamaToken::new(id as i32))
+    }
+}
+
+/// The place of the largest; of equal ones the first. In two steps, so that the first is vector instructions.
+fn argmax(logits: &[f32]) -> u32 {
+    let mut most = [f32::NEG_INFINITY; 16];
+    let (chunks, rest) = logits.as_chunks::<16>();
+    for chunk in chunks {
+        for (most, &logit) in most.iter_mut().zip(chunk) {
+            *most = if logit > *most { logit } else { *most };
+        }
+    }
+    let most = most.iter().chain(rest).fold(f32::NEG_INFINITY, |most, &logit| most.max(logit));
+    logits.iter().position(|&logit| logit == most).unwrap_or(0) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::argmax;
+
+    #[test]
+    fn the_first_of_the_largest_is_found() {
+        let mut logits = vec![-1.0f32; 50];
+        for (at, logit) in [(49, 0.0), (17, 3.0), (16, 3.0), (0, 4.0)] {
+            logits[at] = logit;
+            assert_eq!(argmax(&logits), at as u32);
+        }
+        logits[33] = 4.0;
+        assert_eq!(argmax(&logits), 0);
+    }
+}

@@ -34,6 +34,8 @@ pub enum Command {
     Perplexity(commands::perplexity::Arguments),
     /// Write a model file of another type.
     Quantize(commands::quantize::Arguments),
+    /// Write a model file of a known shape with random weights.
+    Synth(commands::synth::Arguments),
     /// Run the benchmark suite, or measure the speed of a model.
     ///
     /// Without an option of the list "Speed of a model" it runs the suite: many small cases and whole models, each
@@ -44,6 +46,9 @@ pub enum Command {
     /// Measure how many tokens a second several sequences get together.
     #[cfg(feature = "llm-transformer")]
     Batch(commands::batch::Arguments),
+    /// Measure ours and other engines in turns: who is faster, and how near to the machine's limits.
+    #[cfg(feature = "llm-transformer")]
+    Versus(commands::versus::Arguments),
 }
 
 impl Cli {
@@ -59,10 +64,13 @@ impl Cli {
             #[cfg(feature = "llm-transformer")]
             Command::Perplexity(arguments) => commands::perplexity::run(&arguments, out),
             Command::Quantize(arguments) => commands::quantize::run(&arguments, out),
+            Command::Synth(arguments) => commands::synth::run(&arguments, out),
             #[cfg(feature = "llm-transformer")]
             Command::Bench(arguments) => commands::bench::run(&arguments, out),
             #[cfg(feature = "llm-transformer")]
             Command::Batch(arguments) => commands::batch::run(&arguments, out),
+            #[cfg(feature = "llm-transformer")]
+            Command::Versus(arguments) => commands::versus::run(&arguments, out),
         }
     }
 }

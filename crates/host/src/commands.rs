@@ -14,4 +14,7 @@ pub mod quantize;
 pub mod run;
 #[cfg(feature = "llm-transformer")]
 pub mod setup;
+pub mod synth;
 pub mod tokenize;
+#[cfg(feature = "llm-transformer")]
+pub mod versus;

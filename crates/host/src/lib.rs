@@ -4,11 +4,11 @@
 //! 1. [`cli`] lists the commands; [`commands`] has one file for each.
 //! 2. [`model_file`] maps a GGUF file into memory, [`cache`] is where the reference model lies.
 //! 3. [`team`] runs the runtime's jobs on rayon's threads.
-//! 4. [`quantize`] makes a file of another type.
+//! 4. [`quantize`] makes a file of another type, [`synth`] one with random weights.
 //! 5. [`clock`] times the benchmark suite, [`environment`] says where it ran, [`records`] compares runs.
 //!    [`limits`] measures what the machine can do at most.
 //! 6. [`request`] answers the short form of a benchmark request, for `lm-rs-bench`; [`session`] its long form, in which
-//!    every engine of a comparison speaks.
+//!    every engine of a comparison speaks, and [`versus`] compares them.
 //!    [`serving`] runs requests that come from other threads, many at once.
 //! 7. [`output_file`] is what commands write to, [`failure`] how a command says what went wrong.
 
@@ -33,7 +33,10 @@ pub mod request;
 pub mod serving;
 #[cfg(feature = "llm-transformer")]
 pub mod session;
+pub mod synth;
 #[cfg(feature = "llm-transformer")]
 pub mod team;
+#[cfg(feature = "llm-transformer")]
+pub mod versus;
 
 pub use failure::Failure;

@@ -105,7 +105,8 @@ impl Backend for LlamaCpp {
         }
         let threads = i32::try_from(load.threads).ok().filter(|&threads| threads > 0);
         let threads = threads.ok_or("threads: at least one")?;
-        let context = u32::try_from(load.context).ok().and_then(NonZeroU32::new).ok_or("context: at least 1")?;
+        let context =
+            u32::try_from(load.context).ok().and_then(NonZeroU32::new).ok_or("context: at least 1")?;
         let batch = load.batch.unwrap_or(BATCH).clamp(1, load.context);
         let refused = |error: &dyn std::fmt::Display| format!("{}: {error}", load.model.display());
         let params = LlamaModelParams::default().with_n_gpu_layers(0).with_use_mmap(true);

@@ -89,7 +89,6 @@ pub enum Reply {
 
 /// Who answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Hello {
     /// [`crate::VERSION`].
     pub protocol: u32,
@@ -110,7 +109,6 @@ pub struct Hello {
 
 /// A model that was loaded.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Loaded {
     /// From the request to the first prompt being welcome.
     pub load_ns: u64,
@@ -120,7 +118,6 @@ pub struct Loaded {
 
 /// A request's answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Done {
     /// Of the request.
     pub id: u64,
@@ -134,7 +131,6 @@ pub struct Done {
 
 /// A process's memory in bytes, mapped files included; absent where the system does not say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Stats {
     /// Resident now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -142,4 +138,91 @@ pub struct Stats {
     /// Resident at most so far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_rss: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// Every line with every field.
+    fn all() -> Vec<(&'static str, Value)> {
+        let requests = [
+            Request::Load(Load { model: "m".into(), threads: 1, context: 2, batch: Some(3) }),
+            Request::Submit(Submit {
+                id: 1,
+                prompt_ids: vec![2],
+                max_tokens: 3,
+                ignore_eos: true,
+                stream: false,
+            }),
+            Request::Stats,
+            Request::Quit,
+        ];
+        let hello = Hello {
+            protocol: crate::VERSION,
+            engine: "e".into(),
+            version: "v".into(),
+            compiled: vec!["a".into()],
+            detected: Vec::new(),
+            crippled: Some("c".into()),
+            settings: BTreeMap::from([("k".into(), "w".into())]),
+        };
+        let replies = [
+            Reply::Hello(hello),
+            Reply::Loaded(Loaded { load_ns: 1, vocab_size: 2 }),
+            Reply::Token { id: 1, t_ns: 2 },
+            Reply::Done(Done { id: 1, prefill_ns: 2, decode_ns: 3, ids: vec![4] }),
+            Reply::Stats(Stats { rss: Some(1), peak_rss: Some(2) }),
+            Reply::Error { id: Some(1), message: "m".into() },
+        ];
+        let names =
+            ["load", "submit", "stats_request", "quit", "hello", "loaded", "token", "done", "stats", "error"];
+        let requests = requests.iter().map(|request| serde_json::to_value(request).unwrap());
+        let replies = replies.iter().map(|reply| serde_json::to_value(reply).unwrap());
+        names.into_iter().zip(requests.chain(replies)).collect()
+    }
+
+    #[test]
+    fn the_schema_and_the_lines_have_the_same_fields() {
+        let schema: Value =
+            serde_json::from_str(include_str!("../../../../../docs/llm/protocol.schema.json")).unwrap();
+        assert_eq!(schema["oneOf"].as_array().unwrap().len(), all().len());
+        for (name, line) in all() {
+            let described = &schema["$defs"][name];
+            assert!(
+                schema["oneOf"].as_array().unwrap().contains(&json!({"$ref": format!("#/$defs/{name}")}))
+            );
+            let keys = |value: &Value| {
+                let mut keys: Vec<_> = value.as_object().unwrap().keys().cloned().collect();
+                keys.sort();
+                keys
+            };
+            assert_eq!(keys(&line), keys(&described["properties"]), "{name}");
+            assert_eq!(line["type"], described["properties"]["type"]["const"], "{name}");
+            // What is not required can be left out, and nothing else can.
+            for field in keys(&line) {
+                let mut less = line.clone();
+                less.as_object_mut().unwrap().remove(&field);
+                let request = ["load", "submit", "stats_request", "quit"].contains(&name);
+                let read = match request {
+                    true => serde_json::from_value::<Request>(less).is_ok(),
+                    false => serde_json::from_value::<Reply>(less).is_ok(),
+                };
+                let required = described["required"].as_array().unwrap().contains(&json!(field));
+                assert_eq!(read, !required, "{name} without {field}");
+            }
+        }
+    }
+
+    #[test]
+    fn lines_read_back_as_they_were_written() {
+        for (name, line) in all() {
+            let again = match serde_json::from_value::<Reply>(line.clone()) {
+                Ok(reply) if !name.contains("request") => serde_json::to_value(reply).unwrap(),
+                _ => serde_json::to_value(serde_json::from_value::<Request>(line.clone()).unwrap()).unwrap(),
+            };
+            assert_eq!(again, line);
+        }
+    }
 }

@@ -96,6 +96,11 @@ fn panel<const TY: u32, const G: usize>(
                 prepare_sums::<TY>(sum16, sums);
             }
             for at in from..to {
+                for group in groups {
+                    // The next groups come in while these are multiplied.
+                    let share = group.0.len() / of_row;
+                    prefetch::<_MM_HINT_T1>(&group.0[share * at..share * (at + 1)], G * group.0.len());
+                }
                 let block = |group: Rows<'_>| {
                     unpack::<TY>(
                         Packed(&group.0[16 * (at / subs) * block_bytes..][..16 * block_bytes]),
@@ -136,7 +141,7 @@ fn columns<const TY: u32, const N: usize>(
     for (b, block) in group.0.chunks_exact(16 * ty.block_bytes()).enumerate() {
         for sub in 0..subs {
             let share = block.len() / subs;
-            prefetch(&block[share * sub..share * (sub + 1)]);
+            prefetch::<_MM_HINT_T0>(&block[share * sub..share * (sub + 1)], AHEAD);
             let w = unpack::<TY>(Packed(block), sub);
             for (n, acc) in acc.iter_mut().enumerate() {
                 let at = n * of_row + b * subs + sub;
@@ -241,13 +246,13 @@ fn multiply<const TY: u32, const G: usize>(
     acc
 }
 
-/// Asks for the weights that come some way behind these.
+/// Asks for the weights that come `ahead` bytes behind these.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
-fn prefetch(bytes: &[u8]) {
+fn prefetch<const HINT: i32>(bytes: &[u8], ahead: usize) {
     for at in (0..bytes.len()).step_by(64) {
         // Only an address: whether anything lies there does not matter.
-        _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(at + AHEAD).cast());
+        _mm_prefetch::<HINT>(bytes.as_ptr().wrapping_add(at + ahead).cast());
     }
 }
 

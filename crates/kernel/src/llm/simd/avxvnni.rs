@@ -6,7 +6,7 @@
 #![expect(clippy::needless_range_loop, reason = "rows and positions count through several arrays at once")]
 
 use super::Kernels;
-use super::avx2::packed::{Bytes, Inputs, Unpacked, offset, packed_products};
+use super::avx2::packed::{Bytes, Inputs, Sums, Unpacked, offset, packed_products};
 use super::avx2::unpack::{self, Rows};
 use super::avx2::{self, Avx2};
 use super::product::{Q4_K, Q5_K, Q6_K, has_minimum};
@@ -47,7 +47,7 @@ impl AvxVnni {
         }
         for j in from..to {
             for p in 0..P {
-                let x = self.0.four(&x[p].q[sub], j);
+                let x = self.0.four(x[p].four(sub, j));
                 for r in 0..R {
                     sums[r][p] = self.dot(sums[r][p], w[r].q[j], x);
                 }
@@ -77,18 +77,19 @@ impl Bytes for AvxVnni {
 
     // For Q6_K the sums of each half.
     #[inline(always)]
-    fn prepare<const TY: u32>(self, sum16: &[i16; 16]) -> [i32; 16] {
+    fn prepare<const TY: u32>(self, sum16: &[i16; 16], first: usize, out: &mut Sums) {
         if TY == Q6_K {
-            return sum16.map(|sum| -i32::from(offset(TY)) * i32::from(sum));
+            for (out, &sum) in out[2 * first..].iter_mut().zip(sum16) {
+                *out = -i32::from(offset(TY)) * i32::from(sum);
+            }
+            return;
         }
-        let mut out = [0; 16];
         let factor = if has_minimum(TY) { 1 } else { -offset(TY) };
         let mut sums = self.0.widen(self.0.sums(sum16), self.0.shorts(factor));
         if has_minimum(TY) {
             sums = self.0.as_bits(self.0.to_f32(sums));
         }
-        self.0.store_sums(out.first_chunk_mut().expect("a register"), sums);
-        out
+        self.0.store_sums(out[first..].first_chunk_mut().expect("eight sub-blocks"), sums);
     }
 
     #[inline(always)]

@@ -6,7 +6,7 @@
 
 use super::super::product::{Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, has_minimum};
 use super::Avx2;
-use super::packed::{Bytes, Inputs, offset};
+use super::packed::{Bytes, Inputs, Sums, offset};
 use super::unpack::{self, Rows, Unpacked};
 use core::arch::x86_64::__m256;
 
@@ -45,16 +45,14 @@ impl Bytes for Avx2 {
 
     // For Q6_K both sums of a sub-block in one.
     #[inline(always)]
-    fn prepare<const TY: u32>(self, sum16: &[i16; 16]) -> [i32; 16] {
-        let mut out = [0; 16];
+    fn prepare<const TY: u32>(self, sum16: &[i16; 16], first: usize, out: &mut Sums) {
         let sums = self.sums(sum16);
         let sums = match TY {
             Q6_K => sums,
             _ if has_minimum(TY) => self.as_bits(self.to_f32(self.widen(sums, self.shorts(1)))),
             _ => self.widen(sums, self.shorts(-offset(TY))),
         };
-        self.store_sums(out.first_chunk_mut().expect("a register"), sums);
-        out
+        self.store_sums(out[first..].first_chunk_mut().expect("eight sub-blocks"), sums);
     }
 
     #[inline(always)]
@@ -70,14 +68,15 @@ impl Bytes for Avx2 {
             let mut pairs = [[self.zero(); P]; R];
             for j in first..first + together {
                 for p in 0..P {
-                    let x = self.four(&x[p].q[sub], j);
+                    let x = self.four(x[p].four(sub, j));
                     for r in 0..R {
                         let products = if TY == Q8_0 {
                             self.signed_pairs(w[r].q[j], x)
                         } else {
                             self.pairs(w[r].q[j], x)
                         };
-                        pairs[r][p] = if j == first { products } else { self.add_i16(pairs[r][p], products) };
+                        pairs[r][p] =
+                            if j == first { products } else { self.then_i16(pairs[r][p], products) };
                     }
                 }
             }
@@ -88,7 +87,7 @@ impl Bytes for Avx2 {
                 };
                 for p in 0..P {
                     let products = self.widen(pairs[r][p], factor);
-                    sums[r][p] = if first == 0 { products } else { self.add_i32(sums[r][p], products) };
+                    sums[r][p] = if first == 0 { products } else { self.then_i32(sums[r][p], products) };
                 }
             }
         }

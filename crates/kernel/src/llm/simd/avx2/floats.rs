@@ -41,9 +41,10 @@ fn direct<S: Bytes, const TY: u32, const G: usize, const P: usize>(
             }
         }
     }
-    for (g, acc) in acc.into_iter().enumerate() {
-        for (p, acc) in acc.into_iter().enumerate() {
-            a.store_to(at(out, rows, row + 8 * g, first + p), acc);
+    for p in 0..P {
+        let out = at::<G>(out, rows, row, first + p);
+        for g in 0..G {
+            a.store_to(&mut out[g], acc[g][p]);
         }
     }
 }
@@ -91,8 +92,8 @@ fn many<S: Bytes, const TY: u32>(
             for (p, values) in values.iter_mut().enumerate() {
                 *values = &x.values[(first + p) * x.k + from..][..len];
                 if from > 0 {
-                    acc[p] =
-                        [a.load(at(out, rows, row, first + p)), a.load(at(out, rows, row + 8, first + p))];
+                    let [low, high] = at(out, rows, row, first + p);
+                    acc[p] = [a.load(low), a.load(high)];
                 }
             }
             for (k, w) in weights.iter().enumerate() {
@@ -102,8 +103,9 @@ fn many<S: Bytes, const TY: u32>(
                 }
             }
             for (p, acc) in acc.into_iter().enumerate() {
-                a.store_to(at(out, rows, row, first + p), acc[0]);
-                a.store_to(at(out, rows, row + 8, first + p), acc[1]);
+                let [low, high] = at(out, rows, row, first + p);
+                a.store_to(low, acc[0]);
+                a.store_to(high, acc[1]);
             }
         }
     }

@@ -2,9 +2,18 @@
 //! be written in safe code that needs no features of its own.
 
 use super::super::table::proven;
-use super::unpack::Rows;
 use super::{Avx2, load, store};
+use core::arch::asm;
 use core::arch::x86_64::*;
+
+/// The same register, of which the compiler does not know that it is.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn in_order(mut v: __m256i) -> __m256i {
+    // SAFETY: no instruction, and no effect but that the register's value is taken as new.
+    unsafe { asm!("/* {0} */", inout(ymm_reg) v, options(pure, nomem, nostack, preserves_flags)) };
+    v
+}
 
 impl Avx2 {
     proven! { "avx2,fma,f16c":
@@ -21,27 +30,23 @@ impl Avx2 {
         pub(in super::super) fn as_bits(self, v: __m256) -> __m256i { _mm256_castps_si256(v) }
 
         // Packed weights: four bytes of each row, and two widened from f16 or bf16.
-        pub(in super::super) fn word(self, block: Rows<'_>, at: usize) -> __m256i {
-            let bytes = block.column::<32>(at);
+        pub(in super::super) fn word(self, bytes: &[u8; 32]) -> __m256i {
             // SAFETY: 32 bytes are readable behind the reference; the load needs no alignment.
             unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
         }
-        pub(in super::super) fn half(self, block: Rows<'_>, at: usize) -> __m256 {
-            let bytes = block.column::<16>(at);
+        pub(in super::super) fn half(self, bytes: &[u8; 16]) -> __m256 {
             // SAFETY: 16 bytes are readable behind the reference; the load needs no alignment.
             _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
         }
-        pub(in super::super) fn brain_half(self, block: Rows<'_>, at: usize) -> __m256 {
-            let bytes = block.column::<16>(at);
+        pub(in super::super) fn brain_half(self, bytes: &[u8; 16]) -> __m256 {
             // SAFETY: 16 bytes are readable behind the reference; the load needs no alignment.
             let wide = _mm256_cvtepu16_epi32(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) });
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
         }
 
         // Activations: four in every lane, and the sums of sixteen.
-        pub(in super::super) fn four(self, x: &[i8; 32], j: usize) -> __m256i {
-            let (x, _) = x.as_chunks::<4>();
-            _mm256_set1_epi32(i32::from_le_bytes(x[j].map(|v| v as u8)))
+        pub(in super::super) fn four(self, x: &[i8; 4]) -> __m256i {
+            _mm256_set1_epi32(i32::from_le_bytes(x.map(i8::cast_unsigned)))
         }
         pub(in super::super) fn sums(self, x: &[i16; 16]) -> __m256i {
             // SAFETY: 32 bytes are readable behind the reference; the load needs no alignment.
@@ -60,8 +65,15 @@ impl Avx2 {
         pub(in super::super) fn and(self, a: __m256i, b: __m256i) -> __m256i { _mm256_and_si256(a, b) }
         pub(in super::super) fn or(self, a: __m256i, b: __m256i) -> __m256i { _mm256_or_si256(a, b) }
         pub(in super::super) fn xor(self, a: __m256i, b: __m256i) -> __m256i { _mm256_xor_si256(a, b) }
-        pub(in super::super) fn add_i16(self, a: __m256i, b: __m256i) -> __m256i { _mm256_add_epi16(a, b) }
         pub(in super::super) fn add_i32(self, a: __m256i, b: __m256i) -> __m256i { _mm256_add_epi32(a, b) }
+        // `a + b` that the compiler does not move among other additions: as a tree of sums it takes more registers than
+        // there are, and spills them.
+        pub(in super::super) fn then_i16(self, a: __m256i, b: __m256i) -> __m256i {
+            in_order(_mm256_add_epi16(a, b))
+        }
+        pub(in super::super) fn then_i32(self, a: __m256i, b: __m256i) -> __m256i {
+            in_order(_mm256_add_epi32(a, b))
+        }
         pub(in super::super) fn sub_i32(self, a: __m256i, b: __m256i) -> __m256i { _mm256_sub_epi32(a, b) }
         pub(in super::super) fn right(self, a: __m256i, by: usize) -> __m256i {
             _mm256_srl_epi32(a, _mm_cvtsi32_si128(by as i32))
@@ -79,6 +91,13 @@ impl Avx2 {
                 0, 0x0404_0404, 0x0808_0808, 0x0c0c_0c0c, 0, 0x0404_0404, 0x0808_0808, 0x0c0c_0c0c,
             );
             _mm256_shuffle_epi8(v, _mm256_add_epi8(lanes, _mm256_set1_epi8(i as i8)))
+        }
+        // Byte `i` of every lane as its number.
+        pub(in super::super) fn only_byte(self, v: __m256i, i: usize) -> __m256i {
+            let lanes = _mm256_setr_epi32(
+                -0x100, -0xfc, -0xf8, -0xf4, -0x100, -0xfc, -0xf8, -0xf4,
+            );
+            _mm256_shuffle_epi8(v, _mm256_add_epi32(lanes, _mm256_set1_epi32(i as i32)))
         }
 
         // Products: of unsigned with signed bytes, of signed bytes, and of the sums of two with a factor each.

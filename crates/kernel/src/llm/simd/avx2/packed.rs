@@ -1,8 +1,7 @@
 //! Products with packed weights: eight rows a register, for AVX2 alone and with AVX-VNNI.
 //!
-//! A few positions are multiplied while weights are taken apart in registers ([`direct`]). Of many positions, [`PANEL`]
-//! weights of two groups of rows are taken apart once into a panel in the first cache, which then serves all
-//! positions, [`TILE`] at a time: a register of weights meets four of activations, and one of activations two of weights,
+//! One position is multiplied while weights are taken apart in registers ([`direct`]). Of several positions, [`SUBS`]
+//! sub-blocks of two groups of rows are taken apart once into a panel in the first cache, which then serves all positions, [`TILE`] at a time: a register of weights meets four of activations, and one of activations two of weights,
 //! so that loads do not hold up the multiplications. Sums wait in the output between two panels.
 //!
 //! What differs between the instruction sets is how bytes are multiplied: [`Bytes`].
@@ -14,21 +13,17 @@ use super::super::product::{Q4_0, Q4_K, Q5_0, Q5_K, Q6_K, Q8_0, Rows as _, has_m
 use super::Avx2;
 use super::unpack::Rows;
 use core::arch::x86_64::{__m256, _MM_HINT_T0, _mm_prefetch};
-use core::ops::Range;
 
 pub(in super::super) use super::unpack::Unpacked;
 
 /// Positions that share a load of weights from a panel.
-pub(in super::super) const TILE: usize = 4;
+const TILE: usize = 4;
 
-/// Weights of a row in a panel, and activations whose sums are prepared together.
-const PANEL: usize = 256;
-
-/// Sub-blocks of a panel.
-const SUBS: usize = PANEL / 32;
+/// Sub-blocks of a panel, and of activations whose sums are prepared together: 20 KB of weights.
+const SUBS: usize = 24;
 
 /// From this many positions on, a panel pays.
-pub(in super::super) const MANY: usize = 8;
+pub(in super::super) const MANY: usize = 2;
 
 /// How far ahead weights are asked for, in bytes: a page, where the CPU's own prefetching stops.
 const AHEAD: usize = 4096;
@@ -39,8 +34,9 @@ pub(in super::super) trait Bytes: Copy {
     fn avx2(self) -> Avx2;
     /// [`super::unpack::unpack`], with everything in the form that [`Self::integer_sums`] wants.
     fn unpack<const TY: u32>(self, block: Rows<'_>, sub: usize) -> Unpacked;
-    /// What [`Self::integer_sums`] and minima need of a panel's sums of 16 activations.
-    fn prepare<const TY: u32>(self, sum16: &[i16; 16]) -> [i32; 16];
+    /// Writes what [`Self::integer_sums`] and minima need of the activations' sums of eight sub-blocks, of which `first`
+    /// is the first.
+    fn prepare<const TY: u32>(self, sum16: &[i16; 16], first: usize, sums: &mut Sums);
     /// The exact sums of a sub-block with 32 activations of each position, sub-scales and offset included.
     fn integer_sums<const TY: u32, const R: usize, const P: usize>(
         self,
@@ -50,13 +46,24 @@ pub(in super::super) trait Bytes: Copy {
     ) -> [[__m256; P]; R];
 }
 
+/// What [`Bytes::prepare`] makes of the sums of a panel's activations: one number for each sub-block, or two. Of types
+/// with a minimum each sub-block's sum, as the bits of an f32.
+pub(in super::super) type Sums = [i32; 2 * SUBS];
+
 /// A panel's activations of one position.
 #[derive(Clone, Copy)]
 pub(in super::super) struct Inputs<'a> {
-    pub(in super::super) q: &'a [[i8; 32]],
+    q: &'a [[i8; 32]],
     scale: &'a [f32],
-    /// What [`Bytes::prepare`] made of their sums. Of types with a minimum: each sub-block's sum, as the bits of an f32.
-    pub(in super::super) sums: [i32; 16],
+    pub(in super::super) sums: &'a Sums,
+}
+
+impl Inputs<'_> {
+    /// Activations `4j..4j + 4` of a sub-block.
+    #[inline(always)]
+    pub(in super::super) fn four(&self, sub: usize, j: usize) -> &[i8; 4] {
+        &self.q[sub].as_chunks().0[j]
+    }
 }
 
 /// The walk that a table of eight packed rows gives as its [`Packing`].
@@ -83,26 +90,13 @@ macro_rules! packed_products {
                 x: &$crate::llm::simd::Activations<'_>,
                 out: &mut [f32],
             ) {
-                // The groups that pairs of panels serve, and the positions that these leave.
-                let (mut paired, mut rest) = (0, x.positions);
+                // Panels serve pairs of groups.
+                let mut rest = 0;
                 if x.positions >= packed::MANY {
-                    (paired, rest) = (rows / 16 * 16, x.positions / packed::TILE * packed::TILE);
-                    packed::pairs::<_, TY>($set::here(), weights, rows, x, out);
+                    packed::many::<_, TY>($set::here(), weights, rows, x, out);
+                    rest = rows / 16 * 16;
                 }
-                if rest < x.positions {
-                    few::<TY>(weights, (0..paired, rows), x, rest, out);
-                }
-                few::<TY>(weights, (paired..rows / 8 * 8, rows), x, 0, out);
-            }
-            #[target_feature(enable = $features)]
-            fn few<const TY: u32>(
-                weights: &[u8],
-                rows: (core::ops::Range<usize>, usize),
-                x: &$crate::llm::simd::Activations<'_>,
-                first: usize,
-                out: &mut [f32],
-            ) {
-                packed::groups::<_, TY>($set::here(), weights, rows, x, first, out);
+                packed::few::<_, TY>($set::here(), weights, (rest, rows), x, out);
             }
             #[target_feature(enable = $features)]
             fn floats<const TY: u32>(
@@ -150,49 +144,64 @@ pub(in super::super) const fn offset(ty: u32) -> i16 {
     }
 }
 
-/// One panel's activations of position `p`.
+/// One panel's activations of `P` positions from `first`: sub-blocks `from..to` of each.
 #[inline(always)]
-fn inputs<'a, S: Bytes, const TY: u32>(s: S, x: &Activations<'a>, p: usize, panel: usize) -> Inputs<'a> {
-    let subs = x.k / 32;
-    let from = panel * SUBS;
-    let to = (from + SUBS).min(subs);
-    let (q, _) = x.blocks.q.as_chunks::<32>();
-    let sum16 = &x.blocks.sum16[2 * (p * subs + from)..2 * (p * subs + to)];
-    let sums = if let Some(sum16) = sum16.first_chunk() {
-        s.prepare::<TY>(sum16)
-    } else {
-        let mut padded = [0; 16];
-        padded[..sum16.len()].copy_from_slice(sum16);
-        s.prepare::<TY>(&padded)
-    };
-    Inputs {
-        q: &q[p * subs + from..p * subs + to],
-        scale: &x.blocks.scale[p * subs + from..p * subs + to],
-        sums,
-    }
-}
-
-/// One panel's activations of `P` positions from `first`.
-#[inline(always)]
-fn tile_inputs<'a, S: Bytes, const TY: u32, const P: usize>(
+fn inputs<'a, S: Bytes, const TY: u32, const P: usize>(
     s: S,
     x: &Activations<'a>,
     first: usize,
-    panel: usize,
+    (from, to): (usize, usize),
+    sums: &'a mut [Sums; P],
 ) -> [Inputs<'a>; P] {
-    let mut tile = [Inputs { q: &[], scale: &[], sums: [0; 16] }; P];
-    for (p, tile) in tile.iter_mut().enumerate() {
-        *tile = inputs::<S, TY>(s, x, first + p, panel);
+    let (subs, len) = (x.k / 32, to - from);
+    let (q, _) = x.blocks.q.as_chunks::<32>();
+    for (p, sums) in sums.iter_mut().enumerate() {
+        let sum16 = &x.blocks.sum16[2 * ((first + p) * subs + from)..][..2 * len];
+        if len < 8 {
+            let mut padded = [0; 16];
+            padded[..2 * len].copy_from_slice(sum16);
+            s.prepare::<TY>(&padded, 0, sums);
+            continue;
+        }
+        for first in (0..len).step_by(8) {
+            // The last eight begin among those before them where the panel is no multiple.
+            let first = first.min(len - 8);
+            s.prepare::<TY>(sum16[2 * first..].first_chunk().expect("eight sub-blocks"), first, sums);
+        }
+    }
+    let mut tile = [Inputs { q: &[], scale: &[], sums: &[0; 2 * SUBS] }; P];
+    for (p, (tile, sums)) in tile.iter_mut().zip(sums).enumerate() {
+        let at = (first + p) * subs + from;
+        *tile = Inputs { q: &q[at..][..len], scale: &x.blocks.scale[at..][..len], sums };
     }
     tile
 }
 
-/// The block that holds sub-block `sub` of a panel, and which of its own it is.
-#[inline(always)]
-fn block_of<const TY: u32>(group: Rows<'_>, panel: usize, sub: usize) -> (Rows<'_>, usize) {
-    let ty = const { type_of(TY) };
-    let (block, sub) = if ty.block_len() == 32 { (panel * SUBS + sub, 0) } else { (panel, sub) };
-    (group.part(block * ty.block_bytes(), ty.block_bytes()), sub)
+/// Runs `$body` for each sub-block from `$from` to `$to`, both whole blocks: with its block, its number there, and its
+/// number from `$from` on. That of a K block is a constant, so that shifts are.
+macro_rules! each_sub_block {
+    ($ty:ident, $group:expr, $from:expr, $to:expr, |$block:ident, $of_block:ident, $sub:ident| $body:block) => {
+        let ty = const { type_of($ty) };
+        if ty.block_len() == 32 {
+            for $sub in 0..$to - $from {
+                let $block = $group.part(($from + $sub) * ty.block_bytes(), ty.block_bytes());
+                const $of_block: usize = 0;
+                $body
+            }
+        } else {
+            for first in (0..$to - $from).step_by(8) {
+                let $block = $group.part(($from + first) / 8 * ty.block_bytes(), ty.block_bytes());
+                each_sub_block!(unrolled first, $of_block, $sub, $body, 0 1 2 3 4 5 6 7);
+            }
+        }
+    };
+    (unrolled $first:ident, $of_block:ident, $sub:ident, $body:block, $($number:literal)*) => {
+        $({
+            const $of_block: usize = $number;
+            let $sub = $first + $of_block;
+            $body
+        })*
+    };
 }
 
 /// Asks for weights a page behind this block.
@@ -232,111 +241,71 @@ fn step<S: Bytes, const TY: u32, const R: usize, const P: usize>(
     }
 }
 
-/// A group of rows times `P` positions.
+/// A group of rows times one position.
 #[inline(always)]
-fn direct<S: Bytes, const TY: u32, const P: usize>(
+fn direct<S: Bytes, const TY: u32>(
     s: S,
     group: Rows<'_>,
     x: &Activations<'_>,
-    first: usize,
-) -> [__m256; P] {
-    let mut acc = [[s.avx2().zeros(); P]];
-    for panel in 0..x.k.div_ceil(PANEL) {
-        let x = tile_inputs::<S, TY, P>(s, x, first, panel);
-        for sub in 0..x[0].q.len() {
-            let (block, of_block) = block_of::<TY>(group, panel, sub);
-            if of_block == 0 {
+    position: usize,
+    sums: &mut [Sums; 1],
+) -> __m256 {
+    let mut acc = [[s.avx2().zeros()]];
+    let subs = x.k / 32;
+    for from in (0..subs).step_by(SUBS) {
+        let to = (from + SUBS).min(subs);
+        let x = inputs::<S, TY, 1>(s, x, position, (from, to), sums);
+        each_sub_block!(TY, group, from, to, |block, OF_BLOCK, sub| {
+            if OF_BLOCK == 0 {
                 prefetch(block);
             }
-            let w = s.unpack::<TY>(block, of_block);
-            step::<S, TY, 1, P>(s, &[w], &x, sub, &mut acc);
-        }
+            let w = s.unpack::<TY>(block, OF_BLOCK);
+            step::<S, TY, 1, 1>(s, &[w], &x, sub, &mut acc);
+        });
     }
-    acc[0]
+    acc[0][0]
 }
 
-/// Where the products of a group of rows with one position go.
+/// Where the products of `G` groups of rows with one position go.
 #[inline(always)]
-pub(super) fn at(out: &mut [f32], rows: usize, row: usize, p: usize) -> &mut [f32; 8] {
-    out[p * rows + row..].first_chunk_mut().expect("a whole group of rows")
+pub(super) fn at<const G: usize>(out: &mut [f32], rows: usize, row: usize, p: usize) -> &mut [[f32; 8]; G] {
+    let (groups, _) = out[p * rows + row..][..8 * G].as_chunks_mut();
+    groups.first_chunk_mut().expect("whole groups of rows")
 }
 
-/// The quantized rows of a group, from `row` on, times the positions from `first` on, a few at a time.
+/// Two groups of quantized rows, of which `weights` are the sub-blocks `from..to`, times `P` positions from `first`.
 #[inline(always)]
-fn few<S: Bytes, const TY: u32>(
+fn tile<S: Bytes, const TY: u32, const P: usize>(
     s: S,
-    group: Rows<'_>,
-    (row, rows): (usize, usize),
+    weights: &[[Unpacked; 2]],
+    (from, to): (usize, usize),
     x: &Activations<'_>,
-    mut first: usize,
-    out: &mut [f32],
+    first: usize,
+    sums: &mut [Sums; P],
+    (out, row, rows): (&mut [f32], usize, usize),
 ) {
     let a = s.avx2();
-    while first < x.positions {
-        match x.positions - first {
-            1 => a.store_to(at(out, rows, row, first), direct::<S, TY, 1>(s, group, x, first)[0]),
-            2 => {
-                for (p, acc) in direct::<S, TY, 2>(s, group, x, first).into_iter().enumerate() {
-                    a.store_to(at(out, rows, row, first + p), acc);
-                }
-            }
-            3 => {
-                for (p, acc) in direct::<S, TY, 3>(s, group, x, first).into_iter().enumerate() {
-                    a.store_to(at(out, rows, row, first + p), acc);
-                }
-            }
-            _ => {
-                for (p, acc) in direct::<S, TY, 4>(s, group, x, first).into_iter().enumerate() {
-                    a.store_to(at(out, rows, row, first + p), acc);
-                }
-            }
+    let x = inputs::<S, TY, P>(s, x, first, (from, to), sums);
+    let mut acc = [[a.zeros(); P]; 2];
+    if from > 0 {
+        for p in 0..P {
+            let [low, high] = at(out, rows, row, first + p);
+            (acc[0][p], acc[1][p]) = (a.load(low), a.load(high));
         }
-        first += 4;
+    }
+    for (sub, weights) in weights.iter().enumerate() {
+        step::<S, TY, 2, P>(s, weights, &x, sub, &mut acc);
+    }
+    for p in 0..P {
+        let [low, high] = at(out, rows, row, first + p);
+        a.store_to(low, acc[0][p]);
+        a.store_to(high, acc[1][p]);
     }
 }
 
-/// Two groups of quantized rows times the whole tiles among all positions.
+/// All pairs of groups of quantized rows times all positions.
 #[inline(always)]
-fn many<S: Bytes, const TY: u32>(
-    s: S,
-    groups: [Rows<'_>; 2],
-    (row, rows): (usize, usize),
-    x: &Activations<'_>,
-    weights: &mut [[Unpacked; 2]; SUBS],
-    out: &mut [f32],
-) {
-    let a = s.avx2();
-    for panel in 0..x.k.div_ceil(PANEL) {
-        let subs = (x.k / 32 - panel * SUBS).min(SUBS);
-        for (sub, weights) in weights[..subs].iter_mut().enumerate() {
-            for (group, weights) in groups.into_iter().zip(weights) {
-                let (block, sub) = block_of::<TY>(group, panel, sub);
-                *weights = s.unpack::<TY>(block, sub);
-            }
-        }
-        for first in (0..x.positions / TILE * TILE).step_by(TILE) {
-            let x = tile_inputs::<S, TY, TILE>(s, x, first, panel);
-            let mut acc = [[a.zeros(); TILE]; 2];
-            if panel > 0 {
-                for p in 0..TILE {
-                    acc[0][p] = a.load(at(out, rows, row, first + p));
-                    acc[1][p] = a.load(at(out, rows, row + 8, first + p));
-                }
-            }
-            for (sub, weights) in weights[..subs].iter().enumerate() {
-                step::<S, TY, 2, TILE>(s, weights, &x, sub, &mut acc);
-            }
-            for p in 0..TILE {
-                a.store_to(at(out, rows, row, first + p), acc[0][p]);
-                a.store_to(at(out, rows, row + 8, first + p), acc[1][p]);
-            }
-        }
-    }
-}
-
-/// All pairs of groups of quantized rows times the whole tiles among all positions.
-#[inline(always)]
-pub(in super::super) fn pairs<S: Bytes, const TY: u32>(
+pub(in super::super) fn many<S: Bytes, const TY: u32>(
     s: S,
     weights: &[u8],
     rows: usize,
@@ -344,25 +313,51 @@ pub(in super::super) fn pairs<S: Bytes, const TY: u32>(
     out: &mut [f32],
 ) {
     let row_bytes = const { type_of(TY) }.row_bytes(x.k).expect("checked by the caller");
+    let subs = x.k / 32;
     let mut panel = [[Unpacked::zero(s.avx2()); 2]; SUBS];
+    let mut sums = ([[0; 2 * SUBS]; TILE], [[0; 2 * SUBS]; 2], [[0; 2 * SUBS]; 1]);
     for row in (0..rows / 16 * 16).step_by(16) {
-        let groups = [Rows::group(weights, row, row_bytes), Rows::group(weights, row + 8, row_bytes)];
-        many::<S, TY>(s, groups, (row, rows), x, &mut panel, out);
+        for from in (0..subs).step_by(SUBS) {
+            let range = (from, (from + SUBS).min(subs));
+            let panel = &mut panel[..range.1 - from];
+            for r in 0..2 {
+                let group: Rows<'_> = Rows::group(weights, row + 8 * r, row_bytes);
+                each_sub_block!(TY, group, from, range.1, |block, OF_BLOCK, sub| {
+                    panel[sub][r] = s.unpack::<TY>(block, OF_BLOCK);
+                });
+            }
+            let mut first = 0;
+            while first + TILE <= x.positions {
+                tile::<S, TY, TILE>(s, panel, range, x, first, &mut sums.0, (out, row, rows));
+                first += TILE;
+            }
+            if first + 2 <= x.positions {
+                tile::<S, TY, 2>(s, panel, range, x, first, &mut sums.1, (out, row, rows));
+                first += 2;
+            }
+            if first < x.positions {
+                tile::<S, TY, 1>(s, panel, range, x, first, &mut sums.2, (out, row, rows));
+            }
+        }
     }
 }
 
-/// The whole groups `range` of `rows` quantized rows times the positions from `first` on.
+/// The whole groups from row `from` on times all positions, one at a time.
 #[inline(always)]
-pub(in super::super) fn groups<S: Bytes, const TY: u32>(
+pub(in super::super) fn few<S: Bytes, const TY: u32>(
     s: S,
     weights: &[u8],
-    (range, rows): (Range<usize>, usize),
+    (from, rows): (usize, usize),
     x: &Activations<'_>,
-    first: usize,
     out: &mut [f32],
 ) {
     let row_bytes = const { type_of(TY) }.row_bytes(x.k).expect("checked by the caller");
-    for row in range.step_by(8) {
-        few::<S, TY>(s, Rows::group(weights, row, row_bytes), (row, rows), x, first, out);
+    let mut sums = [[0; 2 * SUBS]];
+    for row in (from..rows / 8 * 8).step_by(8) {
+        let group = Rows::group(weights, row, row_bytes);
+        for position in 0..x.positions {
+            let products = direct::<S, TY>(s, group, x, position, &mut sums);
+            s.avx2().store_to(&mut at::<1>(out, rows, row, position)[0], products);
+        }
     }
 }

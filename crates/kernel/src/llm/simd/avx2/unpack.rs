@@ -43,9 +43,9 @@ impl Unpacked {
 #[inline(always)]
 pub(in super::super) fn float<const TY: u32>(a: Avx2, weights: Rows<'_>, k: usize) -> __m256 {
     match TY {
-        F32 => a.as_f32(a.word(weights, 4 * k)),
-        BF16 => a.brain_half(weights, 2 * k),
-        _ => a.half(weights, 2 * k),
+        F32 => a.as_f32(a.word(weights.column(4 * k))),
+        BF16 => a.brain_half(weights.column(2 * k)),
+        _ => a.half(weights.column(2 * k)),
     }
 }
 
@@ -53,16 +53,16 @@ pub(in super::super) fn float<const TY: u32>(a: Avx2, weights: Rows<'_>, k: usiz
 #[inline(always)]
 pub(in super::super) fn unpack<const TY: u32>(a: Avx2, block: Rows<'_>, sub: usize) -> Unpacked {
     let mut out = Unpacked::zero(a);
-    out.scale = a.half(block, 0);
+    out.scale = a.half(block.column(0));
     if has_minimum(TY) {
-        let minimum = a.half(block, 2);
+        let minimum = a.half(block.column(2));
         out.minimum = if TY == Q4_K || TY == Q5_K { a.turned(minimum) } else { minimum };
     }
     match TY {
         Q4_0 => out.q = nibbles(a, block, 2),
         Q4_1 => out.q = nibbles(a, block, 4),
-        Q5_0 => out.q = fifth_bits(a, nibbles(a, block, 6), a.word(block, 2)),
-        Q5_1 => out.q = fifth_bits(a, nibbles(a, block, 8), a.word(block, 4)),
+        Q5_0 => out.q = fifth_bits(a, nibbles(a, block, 6), a.word(block.column(2))),
+        Q5_1 => out.q = fifth_bits(a, nibbles(a, block, 8), a.word(block.column(4))),
         Q8_0 => out.q = words(a, block, 2),
         Q4_K | Q5_K => {
             out.q = words(a, block, if TY == Q5_K { 48 } else { 16 } + 32 * (sub / 2));
@@ -71,7 +71,7 @@ pub(in super::super) fn unpack<const TY: u32>(a: Avx2, block: Rows<'_>, sub: usi
             }
             if TY == Q5_K {
                 for (q, high) in out.q.iter_mut().zip(words(a, block, 16)) {
-                    *q = a.or(*q, a.left(bits(a, high, sub, 1), 4));
+                    *q = a.or(*q, moved(a, high, sub, 4, 0x10));
                 }
             }
             let (scale, minimum) = k_scales(a, block, sub);
@@ -84,10 +84,10 @@ pub(in super::super) fn unpack<const TY: u32>(a: Avx2, block: Rows<'_>, sub: usi
             out.q = words(a, block, 2 + 64 * half + 32 * (quarter % 2));
             let high = words(a, block, 2 + 128 + 32 * half);
             for (q, high) in out.q.iter_mut().zip(high) {
-                *q = a.or(bits(a, *q, 4 * (quarter / 2), 15), a.left(bits(a, high, 2 * quarter, 3), 4));
+                *q = a.or(bits(a, *q, 4 * (quarter / 2), 15), moved(a, high, 2 * quarter, 4, 0x30));
             }
             // Sixteen sub-scales of a byte, four a word; this sub-block's two are neighbors.
-            let scales = a.word(block, 2 + 192 + 4 * (sub / 2));
+            let scales = a.word(block.column(2 + 192 + 4 * (sub / 2)));
             for (half, scale) in out.sub_scale.iter_mut().enumerate() {
                 *scale = a.right_signed(a.left(scales, 24 - 8 * (2 * (sub % 2) + half)), 24);
             }
@@ -102,7 +102,7 @@ pub(in super::super) fn unpack<const TY: u32>(a: Avx2, block: Rows<'_>, sub: usi
 fn words(a: Avx2, block: Rows<'_>, at: usize) -> [__m256i; 8] {
     let mut words = [a.zero(); 8];
     for (j, w) in words.iter_mut().enumerate() {
-        *w = a.word(block, at + 4 * j);
+        *w = a.word(block.column(at + 4 * j));
     }
     words
 }
@@ -113,12 +113,19 @@ fn bits(a: Avx2, v: __m256i, shift: usize, mask: i8) -> __m256i {
     a.and(a.right(v, shift), a.bytes(mask))
 }
 
+/// Of every byte the bits at `from`, which `mask` picks when they have been moved to `to`.
+#[inline(always)]
+fn moved(a: Avx2, v: __m256i, from: usize, to: usize, mask: i8) -> __m256i {
+    let there = if from > to { a.right(v, from - to) } else { a.left(v, to - from) };
+    a.and(there, a.bytes(mask))
+}
+
 // 16 bytes hold 32 nibbles: low ones are weights 0..16, high ones 16..32.
 #[inline(always)]
 fn nibbles(a: Avx2, block: Rows<'_>, at: usize) -> [__m256i; 8] {
     let mut q = [a.zero(); 8];
     for j in 0..4 {
-        let bytes = a.word(block, at + 4 * j);
+        let bytes = a.word(block.column(at + 4 * j));
         q[j] = bits(a, bytes, 0, 15);
         q[j + 4] = bits(a, bytes, 4, 15);
     }
@@ -140,15 +147,17 @@ fn fifth_bits(a: Avx2, mut q: [__m256i; 8], word: __m256i) -> [__m256i; 8] {
 /// Sub-scale and sub-minimum `sub` of eight Q4_K or Q5_K blocks.
 #[inline(always)]
 fn k_scales(a: Avx2, block: Rows<'_>, sub: usize) -> (__m256i, __m256i) {
-    // Behind both f16: four scales, four minima, and four bytes of nibbles for the other four.
-    let mut bytes = [a.longs(0xff); 3];
-    for (i, byte) in bytes.iter_mut().enumerate() {
-        *byte = a.and(a.right(a.word(block, 4 + 4 * i), 8 * (sub % 4)), *byte);
-    }
-    let [scale, minimum, rest] = bytes;
-    if sub < 4 {
-        return (a.and(scale, a.longs(63)), a.and(minimum, a.longs(63)));
-    }
-    let scale = a.or(a.and(rest, a.longs(15)), a.left(a.right(scale, 6), 4));
-    (scale, a.or(a.right(rest, 4), a.left(a.right(minimum, 6), 4)))
+    // Behind both f16: four scales, four minima, and four bytes of nibbles for the other four. What is taken apart is all
+    // four of a kind, the same for all four sub-blocks.
+    let (scale, minimum) = (a.word(block.column(4)), a.word(block.column(8)));
+    let (scale, minimum) = if sub < 4 {
+        (a.and(scale, a.bytes(63)), a.and(minimum, a.bytes(63)))
+    } else {
+        let rest = a.word(block.column(12));
+        (
+            a.or(bits(a, rest, 0, 15), moved(a, scale, 6, 4, 0x30)),
+            a.or(bits(a, rest, 4, 15), moved(a, minimum, 6, 4, 0x30)),
+        )
+    };
+    (a.only_byte(scale, sub % 4), a.only_byte(minimum, sub % 4))
 }

@@ -160,7 +160,7 @@ impl Picker {
             }
         };
         if self.config.temperature == 0.0 {
-            return likeliest((0..logits.len()).map(adjusted));
+            return if penalty == 1.0 { argmax(logits) } else { likeliest((0..logits.len()).map(adjusted)) };
         }
         candidates.clear();
         candidates.extend((0..logits.len()).map(|id| (adjusted(id), id as u32)));
@@ -219,7 +219,16 @@ fn likeliest(values: impl Iterator<Item = f32>) -> u32 {
 
 /// Index of the largest logit, the lowest id of equals: greedy decoding.
 pub fn argmax(logits: &[f32]) -> u32 {
-    likeliest(logits.iter().copied())
+    // The maximum first, in lanes that do not wait for each other, and then its place.
+    let mut most = [f32::NEG_INFINITY; 32];
+    let (lanes, rest) = logits.as_chunks::<32>();
+    for lanes in lanes {
+        for (most, &logit) in most.iter_mut().zip(lanes) {
+            *most = if logit > *most { logit } else { *most };
+        }
+    }
+    let most = most.iter().chain(rest).fold(f32::NEG_INFINITY, |most, &v| if v > most { v } else { most });
+    logits.iter().position(|&logit| logit == most).unwrap_or(0) as u32
 }
 
 /// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
@@ -262,6 +271,14 @@ mod tests {
         let mut sampler = Sampler::try_new(SamplerConfig::default(), 4).unwrap();
         assert_eq!(sampler.sample(&[1.0, 3.0, 3.0, -1.0]), 1);
         assert_eq!(argmax(&[-2.0, -1.0, -1.0]), 1);
+        for len in [1, 31, 32, 33, 100] {
+            for at in 0..len {
+                let mut logits: Vec<f32> = (0..len).map(|i| (i % 5) as f32 - 9.0).collect();
+                logits[at] = 0.0;
+                logits[len - 1] = 0.0;
+                assert_eq!(argmax(&logits), at as u32, "{len}");
+            }
+        }
     }
 
     #[test]

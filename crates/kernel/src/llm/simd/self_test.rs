@@ -335,7 +335,9 @@ mod tests {
         for kernels in available() {
             for ty in GgmlType::ALL {
                 let k = if ty.block_len() == 256 { 1280 } else { 1056 };
-                for (rows, positions) in [(51, 67), (32, 5), (16, 6), (48, 10), (33, 23), (17, 13)] {
+                for (rows, positions) in
+                    [(51, 67), (32, 5), (16, 6), (48, 10), (33, 23), (17, 13), (32, 49), (16, 54), (33, 71)]
+                {
                     let agrees = matmul_agrees(kernels, ty, [rows, k, positions], Fill::Random, Fill::Random);
                     assert!(agrees, "{} {} at {rows} x {k} x {positions}", kernels.name, ty.name());
                 }

@@ -110,6 +110,82 @@ fn long_and_short_words_merge_by_the_plain_definition() {
 }
 
 #[test]
+fn very_long_words_merge_by_the_plain_definition() {
+    // Longer than what is merged at a time. With few letters and many merges, much depends on what comes before.
+    let mut random = Random(11);
+    for round in 0..12 {
+        let letters = ["a", "b", "c", "d"];
+        let mut pieces: Vec<String> = letters.map(String::from).to_vec();
+        let mut pairs: Vec<(String, String)> = Vec::new();
+        for _ in 0..40 {
+            let pair =
+                (pieces[random.below(pieces.len())].clone(), pieces[random.below(pieces.len())].clone());
+            let text = format!("{}{}", pair.0, pair.1);
+            if text.len() <= 40 && !pairs.contains(&pair) {
+                pairs.push(pair);
+                pieces.push(text);
+            }
+        }
+        if round % 2 == 1 {
+            // The last found is merged first: chains that go on for long.
+            pairs.reverse();
+        }
+        let pairs: Vec<(&str, &str)> =
+            pairs.iter().map(|(left, right)| (left.as_str(), right.as_str())).collect();
+        let made = Made::new(&pairs, &[]);
+        let tokenizer = made.tokenizer(PreTokenizer::Gpt2, false);
+        let used = 1 + round % letters.len();
+        for length in [768, 769, 1300, 2100] {
+            let word: String = (0..length).map(|_| letters[random.below(used)]).collect();
+            let ours = tokenizer.encode_to_vec(&word, Special::Plain).unwrap();
+            assert_eq!(ours, made.plain_bpe(word.as_bytes()), "round {round}, {length}");
+        }
+    }
+}
+
+#[test]
+fn a_word_whose_end_decides_about_its_start_is_merged_whole() {
+    // A chain of different letters in which the last two merge first, then the two before them and so on: whether a
+    // letter merges with the one before or behind it depends on how many letters follow, however far the end is.
+    let letters: Vec<String> = (0x100..0x300)
+        .chain(0x370..0x482)
+        .filter_map(char::from_u32)
+        .filter(|c| c.is_alphabetic())
+        .map(String::from)
+        .collect();
+    assert!(letters.len() > 601);
+    let mut merges: Vec<(String, String)> = Vec::new();
+    for count in [600, 601] {
+        // Letters have two bytes, which the made vocabulary spells as two characters; their merges come first.
+        let chain = &letters[..count];
+        merges.clear();
+        merges.extend(chain.windows(2).rev().map(|pair| (pair[0].clone(), pair[1].clone())));
+        let pairs: Vec<(&str, &str)> =
+            merges.iter().map(|(left, right)| (left.as_str(), right.as_str())).collect();
+        let mut made = Made::new(&pairs, &[]);
+        let bytes = |letter: &String| {
+            let bytes = letter.as_bytes();
+            format!("{} {}", spelled(&bytes[..1]), spelled(&bytes[1..]))
+        };
+        let of_bytes: Vec<_> = chain.iter().map(bytes).collect();
+        made.merges.splice(0..0, of_bytes);
+        for letter in chain {
+            made.texts.push(spelled(letter.as_bytes()));
+            made.kinds.push(TokenKind::Normal);
+        }
+        let tokenizer = made.tokenizer(PreTokenizer::Gpt2, false);
+        let word = chain.concat();
+        let ours = tokenizer.encode_to_vec(&word, Special::Plain).unwrap();
+        let mut expected: Vec<String> = Vec::new();
+        expected.extend((count % 2 == 1).then(|| chain[0].clone()));
+        expected.extend(chain[count % 2..].chunks(2).map(<[String]>::concat));
+        let texts: Vec<String> =
+            ours.iter().map(|&id| tokenizer.decode_to_string(&[id], SpecialText::Hide).unwrap()).collect();
+        assert_eq!(texts, expected, "{count}");
+    }
+}
+
+#[test]
 fn work_is_bounded_by_the_length_of_the_text() {
     let merges =
         [("a", "a"), ("aa", "aa"), ("aaaa", "aaaa"), ("a", "b"), ("ab", "ab"), (" ", " "), ("  ", "  ")];
@@ -130,6 +206,23 @@ fn work_is_bounded_by_the_length_of_the_text() {
             assert_eq!(tokenizer.decode_to_string(&out, SpecialText::Show).unwrap(), text);
         }
     }
+}
+
+#[test]
+fn ten_times_the_text_is_ten_times_the_work() {
+    let merges = [("a", "b"), ("c", "d"), ("ab", "cd"), ("d", "a"), ("b", "b"), ("da", "da"), ("c", "a")];
+    let made = Made::new(&merges, &[]);
+    let tokenizer = made.tokenizer(PreTokenizer::Llama3, false);
+    let mut random = Random(5);
+    let word: String = (0..500_000).map(|_| ["a", "b", "c", "d"][random.below(4)]).collect();
+    let steps = |length: usize| {
+        let mut encoder = Encoder::with_capacity(length);
+        let mut out = Vec::with_capacity(length);
+        tokenizer.encode(&mut encoder, &word[..length], Special::Plain, &mut out).unwrap();
+        encoder.steps() as f64 / length as f64
+    };
+    let (short, long) = (steps(50_000), steps(500_000));
+    assert!((long / short - 1.0).abs() < 0.02, "{short} and {long} steps a byte");
 }
 
 #[test]

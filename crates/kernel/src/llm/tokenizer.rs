@@ -449,7 +449,7 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Room for texts of up to `max_text_bytes`, whatever they hold: about 51 times as many bytes of memory.
+    /// Room for texts of up to `max_text_bytes`, whatever they hold: about 59 times as many bytes of memory.
     pub fn with_capacity(max_text_bytes: usize) -> Self {
         Encoder {
             // A SentencePiece text may start with a space of its own.

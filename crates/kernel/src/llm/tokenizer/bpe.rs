@@ -6,6 +6,7 @@
 //! hash table over bytes.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::TokenizerError;
 use super::merge::{Merger, NONE, Rule, Symbol};
@@ -207,8 +208,14 @@ impl Bpe {
     /// Merges the symbols of `word` in `merger`.
     fn merge(&self, merger: &mut Merger, word: &[u8]) {
         merger.symbols.clear();
-        merger.symbols.extend(word.iter().map(|&byte| Symbol::new(self.byte_symbols[byte as usize], 0, 1)));
+        self.symbols(&mut merger.symbols, word);
         merger.merge(self);
+    }
+
+    /// The symbols of a word's bytes.
+    #[inline]
+    fn symbols(&self, symbols: &mut Vec<Symbol>, word: &[u8]) {
+        symbols.extend(word.iter().map(|&byte| Symbol::new(self.byte_symbols[byte as usize], 0, 1)));
     }
 
     /// Appends the ids of one word.
@@ -217,18 +224,18 @@ impl Bpe {
             out.push(id);
             return;
         }
-        self.merge(merger, word);
-        for symbol in &merger.symbols {
-            if (symbol.id as usize) < vocab.len() {
-                out.push(symbol.id);
-                continue;
+        let fill = |symbols: &mut Vec<Symbol>, range: Range<usize>| self.symbols(symbols, &word[range]);
+        merger.merge_text(self, word.len(), fill, |id| {
+            if (id as usize) < vocab.len() {
+                out.push(id);
+                return;
             }
             // No token: its bytes as they are spelled, those that are tokens. (llama.cpp looks up single bytes of
             // the UTF-8 here, so a letter outside ASCII gives nothing.)
-            for byte in vocab.any_text(symbol.id) {
+            for byte in vocab.any_text(id) {
                 out.extend(vocab.find(core::slice::from_ref(byte)));
             }
-        }
+        });
     }
 
     /// Bytes on the heap.

@@ -4,10 +4,17 @@
 //! and its left symbol. A merge changes two pairs, so a text of `n` symbols costs at most `3n` heap entries and
 //! `O(n log n)` steps whatever it holds. An entry whose pair has changed since is recognised by its priority and
 //! dropped.
+//!
+//! A heap over a long text jumps about in memory, and the longer the text the slower each byte. So [`Merger::merge_text`]
+//! goes through it window by window, and is linear wherever windows can be joined. What makes that exact, for any rule:
+//! merging of a stretch that no merge crosses is merging of the stretch alone, in the same order. So if the texts A and B
+//! have been merged, and merging the last symbol of A with the first of B, both taken apart again, crosses the place where
+//! they meet as little, then A's symbols and B's are those of AB: the first merge across would have happened there too.
 
 use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
+use core::ops::Range;
 
 /// No neighbor, no pair.
 pub(super) const NONE: u32 = u32::MAX;
@@ -45,12 +52,19 @@ pub(super) trait Rule {
 pub(super) struct Merger {
     pub(super) symbols: Vec<Symbol>,
     heap: BinaryHeap<Reverse<u64>>,
+    /// Ids and lengths of what a long text became.
+    done: Vec<(u32, u32)>,
     /// Symbols looked at and heap entries handled since it was last set to zero.
     pub(super) steps: u64,
 }
 
 /// Up to this many symbols the list is searched for its best pair instead of keeping a heap.
 const SHORT: usize = 16;
+
+/// Texts of more symbols are merged in windows of so many.
+const LONG: usize = 512;
+/// Symbols that a window takes up again at first, and at most before the text is merged as a whole.
+const OVERLAP: [usize; 2] = [4, 64];
 
 impl Merger {
     /// Room for texts of `symbols` symbols.
@@ -59,6 +73,7 @@ impl Merger {
             symbols: Vec::with_capacity(symbols),
             // Each merge takes one entry out and puts two in at most: never more than two a symbol.
             heap: BinaryHeap::with_capacity(if symbols > SHORT { symbols * 2 } else { 0 }),
+            done: Vec::with_capacity(if symbols > LONG { symbols + OVERLAP[1] } else { 0 }),
             steps: 0,
         }
     }
@@ -66,6 +81,69 @@ impl Merger {
     /// Merges `self.symbols` until no pair is left.
     pub(super) fn merge(&mut self, rule: &impl Rule) {
         if self.symbols.len() <= SHORT { self.merge_short(rule) } else { self.merge_long(rule) }
+    }
+
+    /// Merges a text of `count` symbols, which `fill` makes of any stretch of it, and hands out the ids. Ids alone must
+    /// decide what the rule does.
+    pub(super) fn merge_text(
+        &mut self,
+        rule: &impl Rule,
+        count: usize,
+        fill: impl Fn(&mut Vec<Symbol>, Range<usize>),
+        mut give: impl FnMut(u32),
+    ) {
+        let whole = |merger: &mut Self, range| {
+            merger.symbols.clear();
+            fill(&mut merger.symbols, range);
+            merger.merge(rule);
+        };
+        if count <= LONG + LONG / 2 || !self.merge_windows(count, whole) {
+            whole(self, 0..count);
+            self.symbols.iter().for_each(|symbol| give(symbol.id));
+            return;
+        }
+        self.done.iter().for_each(|&(id, _)| give(id));
+    }
+
+    /// Merges a long text into `done`; false if two windows could not be joined.
+    fn merge_windows(&mut self, count: usize, whole: impl Fn(&mut Self, Range<usize>)) -> bool {
+        self.done.clear();
+        let mut end = 0;
+        while end < count {
+            let next = if count - end <= LONG + LONG / 2 { count } else { end + LONG };
+            let mut overlap = OVERLAP[0];
+            loop {
+                // The last symbols are taken apart again, since they were merged without what follows them.
+                let kept = self.done.len().saturating_sub(overlap);
+                let taken: u32 = self.done[kept..].iter().map(|&(_, length)| length).sum();
+                let start = end - taken as usize;
+                whole(self, start..next);
+                let left = kept.checked_sub(1).map(|last| self.done[last].1);
+                let right = self.symbols[0].length;
+                // Put at the end as long as it is not known whether they stay.
+                let before = self.done.len();
+                self.done.extend(self.symbols.iter().map(|symbol| (symbol.id, symbol.length)));
+                let joins = left.is_none_or(|left| {
+                    whole(self, start - left as usize..start + right as usize);
+                    let mut at = 0;
+                    self.symbols.iter().any(|symbol| {
+                        at += symbol.length;
+                        at == left
+                    })
+                });
+                if joins {
+                    self.done.drain(kept..before);
+                    break;
+                }
+                self.done.truncate(before);
+                if overlap >= OVERLAP[1] {
+                    return false;
+                }
+                overlap *= 4;
+            }
+            end = next;
+        }
+        true
     }
 
     // Nothing moves: a bit says which symbols live, the last to die on the left of its neighbor.
@@ -114,7 +192,7 @@ impl Merger {
     }
 
     fn merge_long(&mut self, rule: &impl Rule) {
-        let Merger { symbols, heap, steps } = self;
+        let Merger { symbols, heap, steps, .. } = self;
         heap.clear();
         let count = symbols.len();
         for left in 0..count {

@@ -171,6 +171,32 @@ fn speeds_are_tables_for_people_and_spreadsheets() {
 }
 
 #[test]
+fn a_profile_accounts_for_the_time_of_a_test() {
+    for threads in ["1", "2"] {
+        let output = speed(&[TINY, "-p", "40", "-n", "6", "-d", "5", "-r", "1", "-t", threads, "--profile"]);
+        let table = text(&output.stdout);
+        let tables: Vec<_> = table.split("| step |").skip(1).collect();
+        assert_eq!(tables.len(), 2, "{table}{}", text(&output.stderr));
+        for steps in tables {
+            let rows: Vec<Vec<&str>> = steps
+                .lines()
+                .filter(|line| line.starts_with("| ") && line.contains('%'))
+                .map(|line| line.split('|').map(str::trim).collect())
+                .collect();
+            let names: Vec<_> = rows.iter().map(|row| row[1]).collect();
+            let expected = "embed;norm;q, k, v;attention;output;gate, up;down;head;wait;outside"
+                .split(';')
+                .collect::<Vec<_>>();
+            assert_eq!(names, expected, "{steps}");
+            let shares: f64 =
+                rows.iter().map(|row| row[3].trim_end_matches(" %").parse::<f64>().unwrap()).sum();
+            assert!((99.0..101.0).contains(&shares), "{shares} %: {steps}");
+            assert!(rows[7][4].parse::<f64>().unwrap() > 0.0, "the head reads its matrix: {steps}");
+        }
+    }
+}
+
+#[test]
 fn modes_are_not_mixed_up() {
     for (arguments, part) in [
         (&["-p", "8"][..], "which model"),
@@ -179,6 +205,7 @@ fn modes_are_not_mixed_up() {
         (&["--filter", "norm", "-t", "1,2"], "add --speed"),
         (&[TINY, "-n", "8", "--kernels", "mmx"], "no kernels named `mmx`"),
         (&[TINY, "--draft", "99"], "99"),
+        (&[TINY, "--profile", "-o", "json"], "leave out -o"),
     ] {
         let output = speed(arguments);
         assert!(!output.status.success(), "{arguments:?}");

@@ -1,6 +1,7 @@
 //! `barelm bench` in its two modes: the benchmark suite of the library, with the system's clock and threads, and the
 //! speed of one model as peers' tools measure it (`speed`, which prints through `table`).
 
+mod profile;
 mod prompts;
 mod speed;
 mod table;

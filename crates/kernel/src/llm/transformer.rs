@@ -4,6 +4,7 @@
 //! - `engine` holds the memory and runs passes, for a session or for many requests at once.
 //! - `pass` is the pass itself, the same function on every member of the team; `batch` is what it computes.
 //! - `attention` mixes positions; `rope` turns queries and keys by their position.
+//! - [`Profile`] counts the time of its steps.
 //! - `hash` is the fingerprint of logits by which machines are compared.
 //!
 //! A pass takes a batch of positions, of one sequence or of several: prefill is decode with more columns. Each step computes every position from
@@ -14,6 +15,7 @@ mod batch;
 mod engine;
 mod hash;
 mod pass;
+mod profile;
 mod rope;
 
 use core::fmt;
@@ -26,6 +28,7 @@ use super::simd::Kernels;
 
 pub(crate) use engine::{Engine, finite};
 pub use hash::{HASH_PROMPT, LogitsHash, hash_of_prompt, logits_hash};
+pub use profile::{Profile, Step};
 
 /// Why a pass was refused. Nothing was computed or stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,6 +184,16 @@ impl<'m> Session<'m> {
     /// Bytes of embedding rows looked up so far, one row a token.
     pub fn embedding_bytes_read(&self) -> u64 {
         self.engine.embedding_bytes_read()
+    }
+
+    /// Counts the time of every step of the passes from here on, in ticks of `now`; `None` ends it. Allocates, unlike passes.
+    pub fn set_profile(&mut self, now: Option<fn() -> u64>) {
+        self.engine.profile = now.map(|now| Profile::new(self.config.members, now));
+    }
+
+    /// What was counted since [`Self::set_profile`].
+    pub fn profile(&self) -> Option<&Profile> {
+        self.engine.profile.as_ref()
     }
 
     /// Products (matrix rows times positions) that each member of the team has computed.

@@ -23,6 +23,7 @@ use barelm::llm::tokenizer::{Special, Tokenizer};
 use barelm::llm::transformer::{Logits, RunError, Session};
 use clap::{Args, ValueEnum};
 
+use super::profile::{self, Costs, Passes};
 use super::prompts;
 use super::table::{Row, Sample, Table};
 use crate::commands::setup::{Needs, SessionArguments, with_session};
@@ -65,6 +66,9 @@ pub struct SpeedArguments {
     /// Generate code and prose too, with up to N guessed tokens a pass and without.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MOST_DRAFTED as i64))]
     pub draft: Option<u16>,
+    /// Print how much time each step of a pass took, behind the table: once more for every test.
+    #[arg(long)]
+    pub profile: bool,
 }
 
 /// Form of the results.
@@ -88,6 +92,7 @@ impl SpeedArguments {
             || self.output.is_some()
             || self.batch.is_some()
             || self.draft.is_some()
+            || self.profile
     }
 }
 
@@ -186,7 +191,12 @@ pub fn run(
     let all_threads = [u16::try_from(default_threads()).unwrap_or(u16::MAX)];
     let threads = if threads.is_empty() { &all_threads[..] } else { threads };
 
-    let mut table = Table::new(options.output.unwrap_or_default(), &file, &gguf);
+    let format = options.output.unwrap_or_default();
+    if options.profile && format != Format::Md {
+        return Err(Failure::Message("--profile prints tables in Markdown: leave out -o".into()));
+    }
+    let (costs, mut profiles) = (Costs::of(&gguf, &shape), Vec::new());
+    let mut table = Table::new(format, &file, &gguf);
     table.begin(out)?;
     let buffer = ReadBuffer::try_new()?;
     for &count in threads {
@@ -206,10 +216,18 @@ pub fn run(
         with_session(&file, &gguf, &arguments, needs, |session| {
             for &depth in &depths {
                 for &length in &prompts {
-                    table.row(&bench.prompt(session, length, depth)?, out)?;
+                    let row = bench.prompt(session, length, depth)?;
+                    table.row(&row, out)?;
+                    if options.profile {
+                        bench.profile_prompt(session, &costs, length, depth, &mut profiles)?;
+                    }
                 }
                 for &length in &tokens {
-                    table.row(&bench.generation(session, length, depth)?, out)?;
+                    let row = bench.generation(session, length, depth)?;
+                    table.row(&row, out)?;
+                    if options.profile {
+                        bench.profile_generation(session, &costs, length, depth, &mut profiles)?;
+                    }
                 }
             }
             if drafted > 0 {
@@ -222,7 +240,8 @@ pub fn run(
             Ok(())
         })?;
     }
-    table.end(out)
+    table.end(out)?;
+    Ok(out.write_all(&profiles)?)
 }
 
 impl Bench<'_> {
@@ -266,6 +285,57 @@ impl Bench<'_> {
             row.take(repetition, Sample { tokens_s: per_second(tokens, start), rate, limit });
         }
         Ok(row)
+    }
+
+    /// The steps of a prompt's passes.
+    fn profile_prompt(
+        &self,
+        session: &mut Session<'_>,
+        costs: &Costs,
+        tokens: usize,
+        depth: usize,
+        out: &mut dyn Write,
+    ) -> Result<(), Failure> {
+        let (ids, batch) = (self.random_ids(tokens), session.config().batch);
+        let count = tokens.div_ceil(batch);
+        let ends = (1..=count).map(|pass| (depth + pass * batch).min(depth + tokens));
+        let passes = Passes {
+            passes: count,
+            positions: tokens,
+            heads: 1,
+            head_passes: 1,
+            seen: seen(tokens, depth),
+            held: ends.sum::<usize>() as f64,
+        };
+        session.truncate(depth);
+        let work = |session: &mut Session<'_>| session.forward(&ids, Logits::Last).map(drop).map_err(refused);
+        profile::measure(session, costs, &format!("pp{tokens} @ d{depth}"), passes, work, out)
+    }
+
+    /// The steps of passes of one token.
+    fn profile_generation(
+        &self,
+        session: &mut Session<'_>,
+        costs: &Costs,
+        tokens: usize,
+        depth: usize,
+        out: &mut dyn Write,
+    ) -> Result<(), Failure> {
+        let ids = self.random_ids(tokens);
+        let seen = seen(tokens, depth);
+        let passes = Passes {
+            passes: tokens,
+            positions: tokens,
+            heads: tokens,
+            head_passes: tokens,
+            seen,
+            held: seen,
+        };
+        session.truncate(depth);
+        let work = |session: &mut Session<'_>| {
+            ids.iter().try_for_each(|&id| session.forward(&[id], Logits::Last).map(drop)).map_err(refused)
+        };
+        profile::measure(session, costs, &format!("tg{tokens} @ d{depth}"), passes, work, out)
     }
 
     /// A text continued greedily, one token a pass and with guesses; the speed of what comes behind the first token.
@@ -357,6 +427,11 @@ impl Bench<'_> {
         };
         (0..count).map(next).collect()
     }
+}
+
+/// How many positions `tokens` behind `depth` others see together, each itself and all before it.
+fn seen(tokens: usize, depth: usize) -> f64 {
+    tokens as f64 * (depth as f64 + (tokens as f64 + 1.0) / 2.0)
 }
 
 fn refused(error: RunError) -> Failure {

@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use super::RunError;
 use super::batch::Batch;
 use super::pass::Pass;
+use super::profile::Profile;
 use crate::llm::arena::{Arena, ArenaError};
 use crate::llm::kv_cache::KvCache;
 use crate::llm::model::Model;
@@ -73,6 +74,8 @@ pub(crate) struct Engine<'m> {
     weight_bytes: AtomicU64,
     embedding_bytes: u64,
     work: Vec<AtomicU64>,
+    /// Counts time, where that is wanted.
+    pub profile: Option<Profile>,
 }
 
 impl<'m> Engine<'m> {
@@ -118,6 +121,7 @@ impl<'m> Engine<'m> {
             weight_bytes: AtomicU64::new(0),
             embedding_bytes: 0,
             work: (0..members).map(|_| AtomicU64::new(0)).collect(),
+            profile: None,
         })
     }
 
@@ -142,6 +146,7 @@ impl<'m> Engine<'m> {
             window: self.window,
             weight_bytes: &self.weight_bytes,
             work: &self.work,
+            profile: self.profile.as_ref(),
         };
         self.team.run(&|member| pass.run(member));
         self.embedding_bytes += (self.batch.rows().len() * self.model.embedding.row_bytes()) as u64;

@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use super::attention::{MOST_QUERIES, Queries};
 use super::batch::Batch;
 use super::engine::Buffers;
+use super::profile::{Profile, Step};
 use super::rope;
 use crate::llm::kv_cache::{KvCache, Pages};
 use crate::llm::model::{Layer, Model};
@@ -31,6 +32,8 @@ pub(super) struct Pass<'p, 'm> {
     pub window: usize,
     pub weight_bytes: &'p AtomicU64,
     pub work: &'p [AtomicU64],
+    /// Counts time, where that is wanted.
+    pub profile: Option<&'p Profile>,
 }
 
 /// Which buffer is the input of a product.
@@ -46,8 +49,11 @@ struct Input<'m> {
 impl<'m> Pass<'_, 'm> {
     pub fn run(&self, member: Member<'_>) {
         let shape = self.model.shape();
+        if let Some(profile) = self.profile {
+            profile.start(member.index);
+        }
         self.embed(member);
-        member.barrier();
+        self.meet(member, Step::Embed);
         for (index, layer) in self.model.layers.iter().enumerate() {
             self.layer(member, index, layer);
         }
@@ -61,7 +67,22 @@ impl<'m> Pass<'_, 'm> {
                 // SAFETY: these rows are this member's share.
                 unsafe { logits.write(at + rows.start..at + rows.end) }.copy_from_slice(products);
             });
+            self.lap(member, Step::Head);
         }
+    }
+
+    /// Books the time since the last lap on a step.
+    fn lap(&self, member: Member<'_>, step: Step) {
+        if let Some(profile) = self.profile {
+            profile.lap(member.index, step);
+        }
+    }
+
+    /// Ends a step: waits for the others.
+    fn meet(&self, member: Member<'_>, step: Step) {
+        self.lap(member, step);
+        member.barrier();
+        self.lap(member, Step::Wait);
     }
 
     /// Token embeddings into the stream, and the angles of each position.
@@ -95,23 +116,23 @@ impl<'m> Pass<'_, 'm> {
                 unsafe { out.write(at + rows.start..at + rows.end) }.copy_from_slice(products);
             });
         }
-        member.barrier();
+        self.meet(member, Step::QueryKeyValue);
         self.store_keys_and_values(member, index);
-        member.barrier();
+        self.meet(member, Step::QueryKeyValue);
         self.attention(member, index);
-        member.barrier();
+        self.meet(member, Step::Attention);
         let attended = Input { values: buffers.attended, k: shape.q_dim(), positions };
         self.prepare(member, attended, &[&layer.wo]);
         self.product_to_stream(member, &layer.wo, attended);
-        member.barrier();
+        self.meet(member, Step::Output);
         let normed = self.norm(member, &layer.ffn_norm, positions, |index| index);
         self.prepare(member, normed, &[&layer.gate, &layer.up]);
         self.gate_and_up(member, layer, normed);
-        member.barrier();
+        self.meet(member, Step::GateUp);
         let hidden = Input { values: buffers.hidden, k: shape.ffn_dim, positions };
         self.prepare(member, hidden, &[&layer.down]);
         self.product_to_stream(member, &layer.down, hidden);
-        member.barrier();
+        self.meet(member, Step::Down);
     }
 
     /// RMS norm of `positions` rows of the stream, the ones that `row` names; meets at a barrier.
@@ -134,7 +155,7 @@ impl<'m> Pass<'_, 'm> {
             };
             self.kernels.rms_norm(x, weight, eps, out);
         }
-        member.barrier();
+        self.meet(member, Step::Norm);
         Input { values: self.buffers.normed, k: dim, positions }
     }
 
@@ -158,7 +179,7 @@ impl<'m> Pass<'_, 'm> {
             };
             self.kernels.quantize_activations(x, q, scale, sum16);
         }
-        member.barrier();
+        self.meet(member, Step::Norm);
     }
 
     /// The input as the kernels want it.

@@ -110,12 +110,13 @@ fn panel<const TY: u32, const G: usize>(
                 };
                 let w = [block(groups[0]), block(groups[G - 1])];
                 for (p, sums) in positions.clone().zip(sums.chunks_exact(SUMS / TILE)) {
-                    let sums = &sums[per_sub * (at - from)..][..per_sub];
-                    // SAFETY: `prepare_sums` has written this position's sums of all sub-blocks in `from..to`.
-                    let sums = unsafe { [sums[0].assume_init(), sums[per_sub - 1].assume_init()] };
                     let out = &mut out[p * rows + first..][..16 * G];
                     let (q, scale) = (&q[p * of_row + at], &x.blocks.scale[p * of_row + at]);
+                    // Behind all checks: what is read in front of one is not broadcast by the load.
+                    let sums = &sums[per_sub * (at - from)..][..per_sub];
                     let acc = load(out);
+                    // SAFETY: `prepare_sums` has written this position's sums of all sub-blocks in `from..to`.
+                    let sums = unsafe { [sums[0].assume_init(), sums[per_sub - 1].assume_init()] };
                     let sums = [_mm512_set1_epi32(sums[0]), _mm512_set1_epi32(sums[1])];
                     store(out, multiply::<TY, G>(&w, q, scale, sums, acc));
                 }

@@ -10,9 +10,9 @@ use core::mem::MaybeUninit;
 
 /// Positions that one unpacking of weights serves; their sums stay in the first cache.
 const TILE: usize = 64;
-/// Up to so many positions are multiplied four at a time with sums in registers: the weights of a group stay in the first
-/// cache, and unpacking them once more for each four costs less than sums that go through memory.
-const FEW: usize = 48;
+/// Up to so many positions are multiplied with sums in registers. With more, two groups of rows share broadcasts and
+/// one unpacking, and the next weights come into the second cache meanwhile: sums that pass through memory are hidden.
+const FEW: usize = 4;
 /// What is kept of activation sums at a time: `TILE` positions of 32 sub-blocks (16 where a sub-block has two sums).
 const SUMS: usize = TILE * 32;
 /// How far ahead weights are asked for, in bytes: a page, where the CPU's own prefetching stops.

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::setup::Need;
 use crate::toolchain::BARE_METAL;
-use crate::{Failure, gate, image, qemu, setup, steps};
+use crate::{Failure, gate, image, qemu, setup, steps, versus};
 
 /// BareLM's driver: everything a person or CI runs.
 #[derive(Debug, Parser)]
@@ -26,6 +26,8 @@ enum Command {
     Image,
     /// Compare instruction counts of the suite's micro-cases with their baseline.
     Bench(gate::Arguments),
+    /// Build llama.cpp, and measure ours and it in turns.
+    Versus(versus::Arguments),
     /// Run everything CI runs.
     Test(steps::Arguments),
 }
@@ -43,6 +45,7 @@ impl Cli {
                 Ok(ExitCode::SUCCESS)
             }
             Command::Bench(arguments) => gate::run(&arguments),
+            Command::Versus(arguments) => versus::run(&arguments),
             Command::Test(arguments) => Ok(steps::run(&arguments)),
         }
     }

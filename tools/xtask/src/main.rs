@@ -5,7 +5,8 @@
 //! 3. [`qemu`] boots it: [`boot_words`] says what it is to do, [`guest`] runs the emulator, [`records`] reads its
 //!    measurements.
 //! 4. [`gate`] compares instruction counts with their baseline.
-//! 5. [`steps`] is everything CI runs.
+//! 5. [`versus`] compares ours with llama.cpp.
+//! 6. [`steps`] is everything CI runs.
 
 mod boot_words;
 mod cli;
@@ -23,6 +24,7 @@ mod records;
 mod setup;
 mod steps;
 mod toolchain;
+mod versus;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

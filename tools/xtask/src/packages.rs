@@ -1,6 +1,6 @@
 //! Programs from the system's package manager.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::{Failure, process};
@@ -18,6 +18,12 @@ pub enum Tool {
     Pip,
     /// The distribution's own Rust compiler, its sources and a linker: where rustup has no bare-metal target.
     RustCompiler,
+    /// Compiles the engines of other projects.
+    CCompiler,
+    /// Builds them, with make.
+    CMake,
+    /// Reads their headers for the bindings.
+    LibClang,
 }
 
 /// Where the cross compiler's C library lies.
@@ -32,6 +38,9 @@ impl Tool {
             Self::CrossCompiler => "cross compiler and C library for Linux on AArch64",
             Self::Pip => "pip, client of the Python package index",
             Self::RustCompiler => "the distribution's Rust compiler, its library's sources and lld",
+            Self::CCompiler => "C++ compiler, for llama.cpp",
+            Self::CMake => "CMake and make, for llama.cpp",
+            Self::LibClang => "libclang, for llama.cpp's bindings",
         }
     }
 
@@ -43,6 +52,9 @@ impl Tool {
             Self::CrossCompiler => 50,
             Self::Pip => 5,
             Self::RustCompiler => 180,
+            Self::CCompiler => 60,
+            Self::CMake => 15,
+            Self::LibClang => 100,
         }
     }
 
@@ -62,6 +74,9 @@ impl Tool {
                     && process::find("lld").is_some()
                     && crate::debian_rust::library_sources().is_some()
             }
+            Self::CCompiler => ["c++", "g++", "clang++"].iter().any(|name| process::find(name).is_some()),
+            Self::CMake => ["cmake", "make"].iter().all(|name| process::find(name).is_some()),
+            Self::LibClang => library_folders().iter().any(|folder| holds_libclang(folder)),
         }
     }
 
@@ -75,10 +90,57 @@ impl Tool {
             (Self::CrossCompiler, Manager::Apt) => &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"],
             (Self::Pip, Manager::Apt | Manager::Dnf) => &["python3-pip"],
             (Self::Pip, Manager::Brew) => &["python"],
+            (Self::CCompiler, Manager::Apt) => &["g++"],
+            (Self::CCompiler, Manager::Dnf) => &["gcc-c++"],
+            (Self::CMake, Manager::Apt | Manager::Dnf) => &["cmake", "make"],
+            (Self::CMake, Manager::Brew) => &["cmake"],
+            (Self::LibClang, Manager::Apt) => &["libclang-dev"],
+            (Self::LibClang, Manager::Dnf) => &["clang-devel"],
+            (Self::LibClang, Manager::Brew) => &["llvm"],
             (Self::RustCompiler, Manager::Apt) => &["rustc-web", "cargo-web", "rust-web-src", "lld"],
             _ => &[],
         }
     }
+}
+
+/// Where libclang may lie: what the user names, then the places of the known systems.
+fn library_folders() -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> =
+        std::env::var_os("LIBCLANG_PATH").into_iter().map(PathBuf::from).collect();
+    let fixed = [
+        "/usr/lib",
+        "/usr/lib64",
+        "/usr/local/lib",
+        "/opt/homebrew/opt/llvm/lib",
+        "/usr/local/opt/llvm/lib",
+        "/Library/Developer/CommandLineTools/usr/lib",
+        "/Applications/Xcode.app/Contents/Developer/Toolchains/XcodeDefault.xctoolchain/usr/lib",
+    ];
+    folders.extend(fixed.map(PathBuf::from));
+    // Debian's llvm-14/lib, Fedora's llvm19/lib64, and the folder of an architecture.
+    for parent in ["/usr/lib", "/usr/lib64"] {
+        for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with("llvm") {
+                folders.extend(["lib", "lib64"].map(|lib| entry.path().join(lib)));
+            } else if name.ends_with("-linux-gnu") {
+                folders.push(entry.path());
+            }
+        }
+    }
+    folders
+}
+
+/// Whether there is a `libclang.so`, `libclang-14.so.1` or `libclang.dylib`; `libclang-cpp` is another library.
+fn holds_libclang(folder: &Path) -> bool {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).any(|name| is_libclang(&name))
+}
+
+fn is_libclang(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix("libclang") else { return false };
+    let rest = rest.trim_start_matches(|c: char| c == '-' || c == '.' || c.is_ascii_digit());
+    rest == "so" || rest.starts_with("so.") || rest == "dylib"
 }
 
 /// A package manager.
@@ -181,6 +243,18 @@ pub fn is_root() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn libclang_is_known_by_its_name() {
+        for name in
+            ["libclang.so", "libclang.so.1", "libclang-14.so.13", "libclang-14.so.14.0.6", "libclang.dylib"]
+        {
+            assert!(is_libclang(name), "{name}");
+        }
+        for name in ["libclang-cpp.so.14", "libclangAST.a", "libLLVM.so", "libclang.a"] {
+            assert!(!is_libclang(name), "{name}");
+        }
+    }
 
     #[test]
     fn every_manager_says_what_to_type() {

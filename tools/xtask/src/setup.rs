@@ -14,6 +14,9 @@ pub struct Arguments {
     /// Only list what would be done.
     #[arg(long)]
     dry_run: bool,
+    /// Also what building the engines of other projects needs, for `cargo xtask versus`.
+    #[arg(long)]
+    engines: bool,
     /// Install packages even where that asks for a password (by sudo).
     #[arg(long)]
     yes: bool,
@@ -39,6 +42,10 @@ pub const EVERYTHING: [Need; 6] = [
     Need::Tool(Tool::CrossCompiler),
     Need::Model,
 ];
+
+/// What building the engines of other projects needs.
+pub const ENGINES: [Need; 3] =
+    [Need::Tool(Tool::CCompiler), Need::Tool(Tool::CMake), Need::Tool(Tool::LibClang)];
 
 /// What building and booting the image needs, the model aside.
 pub const BOOTING: [Need; 2] = [Need::Target(BARE_METAL), Need::Tool(Tool::QemuSystem)];
@@ -107,7 +114,11 @@ impl Action {
 
 /// Plans, and does it unless only the plan is wanted.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let plan = plan(&EVERYTHING);
+    let mut needs = EVERYTHING.to_vec();
+    if arguments.engines {
+        needs.extend(ENGINES);
+    }
+    let plan = plan(&needs);
     if plan.is_empty() {
         println!("Everything is here. The model: {}", model::path().display());
         return Ok(ExitCode::SUCCESS);

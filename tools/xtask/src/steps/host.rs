@@ -55,6 +55,15 @@ pub fn steps() -> Vec<Step> {
         cargo.args(["test", "--release", "-p", "barelm", "-p", "barelm-host", "--", "--include-ignored"]);
         run.counted(&mut cargo).into()
     }));
+    steps.push(Step::new("engine llama.cpp", &[], |run: &mut Run| {
+        if !crate::versus::engine().exists() {
+            let why = "left out, because building it takes minutes: cargo xtask versus builds it";
+            return Verdict::Skipped(why.into());
+        }
+        let mut cargo = Toolchain::current().cargo();
+        cargo.args(["test", "-p", "barelm-host", "--test", "engines"]);
+        run.counted(&mut cargo).into()
+    }));
     steps
 }
 

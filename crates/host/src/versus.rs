@@ -2,9 +2,10 @@
 //!
 //! 1. [`work`] is what is asked for and what it needs at least.
 //! 2. [`engine`] asks an engine, which is a process that speaks `docs/llm/PROTOCOL.md`.
-//! 3. [`slots`] takes turns, and drops what the machine spoilt.
+//! 3. [`slots`] takes turns, and drops what the machine spoilt; [`contention`] looks whether others worked.
 //! 4. [`report`] shows and records it.
 
+pub mod contention;
 pub mod engine;
 pub mod report;
 pub mod slots;

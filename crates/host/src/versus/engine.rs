@@ -95,6 +95,11 @@ impl EngineProcess {
         &self.hello
     }
 
+    /// The process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its name, by its own account.
     pub fn name(&self) -> &str {
         &self.name

@@ -92,6 +92,12 @@ impl ModelRun {
             }
             text.push(if at + 1 == self.engines.len() { '.' } else { ';' });
         }
+        for (row, _) in &self.rows {
+            let complaints = row.complaints();
+            if !complaints.is_empty() {
+                let _ = write!(text, " Dropped from {}: {}.", row.work.name(), complaints.join("; "));
+            }
+        }
         text
     }
 
@@ -250,7 +256,8 @@ mod tests {
     fn remarks_say_where_engines_part() {
         let remarks = run().remarks();
         assert!(remarks.contains("loaded in 1.50 s, peak memory 123 MB"), "{remarks}");
-        assert!(remarks.ends_with("the same tokens as ours up to token 2 of 3."), "{remarks}");
+        assert!(remarks.contains("the same tokens as ours up to token 2 of 3."), "{remarks}");
+        assert!(remarks.ends_with("Dropped from decode 128: drift."), "{remarks}");
     }
 
     #[test]

@@ -116,12 +116,33 @@ impl<'m> KvCache<'m> {
         key: &[f32],
         value: &[f32],
     ) {
+        // SAFETY: all dimensions are the caller's.
+        unsafe {
+            self.append_key(kernels, layer, head, slot, 0, key);
+            self.append_value(kernels, layer, head, slot, 0, value);
+        }
+    }
+
+    /// Stores dimensions `first..` of one position's key of one head in its slot, rounded to f16.
+    ///
+    /// # Safety
+    /// - No other member touches these dimensions of the slot's group of sixteen in this (layer, head) until the next
+    ///   barrier.
+    pub unsafe fn append_key(
+        &self,
+        kernels: &Kernels,
+        layer: usize,
+        head: usize,
+        slot: usize,
+        first: usize,
+        key: &[f32],
+    ) {
         let head_dim = self.shape.head_dim;
         assert!(slot < self.shape.capacity, "slot {slot} of {}", self.shape.capacity);
-        let start = self.head_start(layer, head);
-        let group = start + slot / GROUP * GROUP * head_dim;
-        // SAFETY: a group of this (layer, head), which is the caller's.
-        let group = unsafe { self.keys.write(group..group + GROUP * head_dim) };
+        assert!(first + key.len() <= head_dim, "{} dimensions from {first} of {head_dim}", key.len());
+        let group = self.head_start(layer, head) + (slot / GROUP * head_dim + first) * GROUP;
+        // SAFETY: dimensions of a group of this (layer, head) that are the caller's.
+        let group = unsafe { self.keys.write(group..group + GROUP * key.len()) };
         let (dimensions, _) = group.as_chunks_mut::<GROUP>();
         for (dimensions, key) in dimensions.chunks_mut(PIECE).zip(key.chunks(PIECE)) {
             let mut rounded = [0u16; PIECE];
@@ -139,9 +160,27 @@ impl<'m> KvCache<'m> {
                 lanes[slot % GROUP] = bits;
             }
         }
-        let at = start + slot * head_dim;
-        // SAFETY: as above.
-        kernels.to_f16(value, unsafe { self.values.write(at..at + head_dim) });
+    }
+
+    /// Stores dimensions `first..` of one position's value of one head in its slot, rounded to f16.
+    ///
+    /// # Safety
+    /// - No other member touches these dimensions of the slot in this (layer, head) until the next barrier.
+    pub unsafe fn append_value(
+        &self,
+        kernels: &Kernels,
+        layer: usize,
+        head: usize,
+        slot: usize,
+        first: usize,
+        value: &[f32],
+    ) {
+        let head_dim = self.shape.head_dim;
+        assert!(slot < self.shape.capacity, "slot {slot} of {}", self.shape.capacity);
+        assert!(first + value.len() <= head_dim, "{} dimensions from {first} of {head_dim}", value.len());
+        let at = self.head_start(layer, head) + slot * head_dim + first;
+        // SAFETY: dimensions of a slot of this (layer, head) that are the caller's.
+        kernels.to_f16(value, unsafe { self.values.write(at..at + value.len()) });
     }
 
     /// Keys of consecutive groups of slots, `[groups][head_dim][16]`; slot `s` is in group `s / GROUP`.

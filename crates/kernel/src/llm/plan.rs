@@ -11,6 +11,7 @@ use super::scheduler::bookkeeping;
 use super::simd::Kernels;
 use super::tensor::ROW_TILE;
 use super::transformer::attention::MOST_QUERIES;
+use super::transformer::{FEW, TILES};
 
 /// What a session is built for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,17 +145,19 @@ pub(crate) struct SessionLayout {
     pub stream: usize,
     /// Normed input, `[batch × dim]`.
     pub normed: usize,
-    /// int8 input, `[batch × widest]`.
+    /// The same as int8, or attention's output, `[batch × wider]`.
     pub q8: usize,
+    /// One member's own normed rows, and the same as int8.
+    pub own: usize,
     /// Query rows, and attention's output.
     pub query: usize,
-    /// Key (and value) rows.
-    pub key: usize,
     /// Feed-forward rows.
     pub hidden: usize,
+    /// The same as int8.
+    pub hidden_q8: usize,
     /// Logits.
     pub logits: usize,
-    /// One member's two tiles: of products, or of queries and what they find.
+    /// One of a member's three tiles: of products, or of queries, or of what they find.
     pub tile: usize,
     /// Cosines (and sines) of the batch.
     pub angles: usize,
@@ -163,6 +166,11 @@ pub(crate) struct SessionLayout {
 /// Every allocation starts on a 64-byte boundary.
 fn padded(elements: usize, size: usize) -> Option<u64> {
     Some((elements.checked_mul(size)? as u64).checked_add(63)? / 64 * 64)
+}
+
+/// Bytes of int8 blocks of so many elements: values, scales and sums.
+fn blocks_bytes(elements: usize) -> Option<u64> {
+    padded(elements, 1)?.checked_add(padded(elements / 32, 4)?)?.checked_add(padded(elements / 16, 2)?)
 }
 
 fn check_members_and_batch(members: usize, batch: usize) -> Result<(), PlanError> {
@@ -240,7 +248,7 @@ impl SessionLayout {
             capacity,
         };
         let queries = (batch * (shape.n_heads / shape.n_kv_heads)).min(MOST_QUERIES);
-        let widest = shape.dim.max(shape.q_dim()).max(shape.ffn_dim);
+        let wider = shape.dim.max(shape.q_dim());
         Ok(SessionLayout {
             kv,
             context,
@@ -249,12 +257,13 @@ impl SessionLayout {
             pages_each: each.div_ceil(BLOCK),
             stream: batch * shape.dim,
             normed: batch * shape.dim,
-            q8: batch * widest.next_multiple_of(32),
+            q8: batch * wider.next_multiple_of(64),
+            own: batch.min(FEW) * shape.dim.next_multiple_of(64),
             query: batch * shape.q_dim(),
-            key: batch * shape.kv_dim(),
             hidden: batch * shape.ffn_dim,
+            hidden_q8: batch * shape.ffn_dim.next_multiple_of(64),
             logits: logits.checked_mul(shape.vocab_size).ok_or(PlanError::Overflow)?,
-            tile: 2 * (batch * ROW_TILE).max(queries * shape.head_dim),
+            tile: (batch * ROW_TILE).max(queries * shape.head_dim),
             angles: batch * shape.rope_dim / 2,
         })
     }
@@ -274,14 +283,14 @@ impl SessionLayout {
         let sizes = [
             padded(self.stream, 4)?,
             padded(self.normed, 4)?,
-            padded(self.q8, 1)?,
-            padded(self.q8 / 32, 4)?,
-            padded(self.q8 / 16, 2)?,
+            blocks_bytes(self.q8)?,
+            padded(self.own.checked_mul(members)?, 4)?,
+            blocks_bytes(self.own.checked_mul(members)?)?,
             padded(self.query, 4)?.checked_mul(2)?,
-            padded(self.key, 4)?.checked_mul(2)?,
             padded(self.hidden, 4)?,
+            blocks_bytes(self.hidden_q8)?,
             padded(self.logits, 4)?,
-            padded(self.tile.checked_mul(members)?, 4)?,
+            padded(self.tile.checked_mul(TILES * members)?, 4)?,
             padded(self.angles, 4)?.checked_mul(2)?,
             padded(self.sequences.checked_mul(self.pages_each)?, 4)?,
             64,

@@ -76,7 +76,7 @@ impl<'a> Matrix<'a> {
         share: Range<usize>,
         x: &Activations<'_>,
         tile: &mut [f32],
-        mut store: impl FnMut(Range<usize>, &[f32]),
+        mut store: impl FnMut(Range<usize>, &mut [f32]),
     ) -> u64 {
         assert_eq!(share.start % self.group, 0, "a share starts with a group of rows");
         let most = tile.len() / x.positions.max(1) / ROW_TILE * ROW_TILE;

@@ -30,6 +30,11 @@ pub(crate) use engine::{Engine, finite};
 pub use hash::{HASH_PROMPT, LogitsHash, hash_of_prompt, logits_hash};
 pub use profile::{Profile, Step};
 
+/// Rows that every member norms for itself: that costs less than to meet the others.
+pub(crate) const FEW: usize = 4;
+/// Tiles of scratch that each member has.
+pub(crate) const TILES: usize = 3;
+
 /// Why a pass was refused. Nothing was computed or stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunError {

@@ -1,33 +1,82 @@
 //! Memory, team and counters behind sessions and schedulers: what runs batches.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::RunError;
 use super::batch::Batch;
 use super::pass::Pass;
 use super::profile::Profile;
+use super::{RunError, TILES};
 use crate::llm::arena::{Arena, ArenaError};
 use crate::llm::kv_cache::KvCache;
 use crate::llm::model::Model;
 use crate::llm::plan::{PlanError, SessionLayout, Shortfall};
 use crate::llm::pool::Team;
 use crate::llm::shared::Shared;
-use crate::llm::simd::Kernels;
+use crate::llm::simd::{ActivationBlocks, Kernels};
+
+/// int8 blocks of rows: values, a scale for 32, sums of 16.
+#[derive(Clone, Copy)]
+pub(super) struct Blocks<'m> {
+    q: Shared<'m, i8>,
+    scale: Shared<'m, f32>,
+    sum16: Shared<'m, i16>,
+}
+
+impl<'m> Blocks<'m> {
+    fn take(arena: &mut Arena<'m>, elements: usize) -> Result<Self, ArenaError> {
+        Ok(Blocks {
+            q: Shared::new(arena.take(elements)?),
+            scale: Shared::new(arena.take(elements / 32)?),
+            sum16: Shared::new(arena.take(elements / 16)?),
+        })
+    }
+
+    /// Whole blocks, to read.
+    ///
+    /// # Safety
+    /// - No member writes any of them until the next barrier.
+    pub unsafe fn read(&self, elements: Range<usize>) -> ActivationBlocks<'m> {
+        let [scale, sum16] = [32, 16].map(|step| elements.start / step..elements.end / step);
+        // SAFETY: as the caller promises.
+        unsafe {
+            ActivationBlocks {
+                q: self.q.read(elements),
+                scale: self.scale.read(scale),
+                sum16: self.sum16.read(sum16),
+            }
+        }
+    }
+
+    /// Rounds `x` to the whole blocks from element `first` on.
+    ///
+    /// # Safety
+    /// - No other member reads or writes any of them until the next barrier.
+    pub unsafe fn round(&self, kernels: &Kernels, first: usize, x: &[f32]) {
+        let elements = first..first + x.len();
+        let [scale, sum16] = [32, 16].map(|step| elements.start / step..elements.end / step);
+        // SAFETY: as the caller promises.
+        let (q, scale, sum16) =
+            unsafe { (self.q.write(elements), self.scale.write(scale), self.sum16.write(sum16)) };
+        kernels.quantize_activations(x, q, scale, sum16);
+    }
+}
 
 /// What a pass writes to; see [`SessionLayout`] for the shapes.
 #[derive(Clone, Copy)]
 pub(super) struct Buffers<'m> {
     pub stream: Shared<'m, f32>,
     pub normed: Shared<'m, f32>,
-    pub q8: Shared<'m, i8>,
-    pub scale: Shared<'m, f32>,
-    pub sum16: Shared<'m, i16>,
+    /// `normed` or `attended`, whichever the next product takes.
+    pub input: Blocks<'m>,
+    /// A part for each member, which no other touches.
+    pub own: Shared<'m, f32>,
+    pub own_input: Blocks<'m>,
     pub query: Shared<'m, f32>,
     pub attended: Shared<'m, f32>,
-    pub key: Shared<'m, f32>,
-    pub value: Shared<'m, f32>,
     pub hidden: Shared<'m, f32>,
+    pub hidden_input: Blocks<'m>,
     pub logits: Shared<'m, f32>,
     pub tiles: Shared<'m, f32>,
     pub cos: Shared<'m, f32>,
@@ -39,16 +88,15 @@ impl<'m> Buffers<'m> {
         Ok(Buffers {
             stream: Shared::new(arena.take(layout.stream)?),
             normed: Shared::new(arena.take(layout.normed)?),
-            q8: Shared::new(arena.take(layout.q8)?),
-            scale: Shared::new(arena.take(layout.q8 / 32)?),
-            sum16: Shared::new(arena.take(layout.q8 / 16)?),
+            input: Blocks::take(arena, layout.q8)?,
+            own: Shared::new(arena.take(layout.own * members)?),
+            own_input: Blocks::take(arena, layout.own * members)?,
             query: Shared::new(arena.take(layout.query)?),
             attended: Shared::new(arena.take(layout.query)?),
-            key: Shared::new(arena.take(layout.key)?),
-            value: Shared::new(arena.take(layout.key)?),
             hidden: Shared::new(arena.take(layout.hidden)?),
+            hidden_input: Blocks::take(arena, layout.hidden_q8)?,
             logits: Shared::new(arena.take(layout.logits)?),
-            tiles: Shared::new(arena.take(layout.tile * members)?),
+            tiles: Shared::new(arena.take(layout.tile * TILES * members)?),
             cos: Shared::new(arena.take(layout.angles)?),
             sin: Shared::new(arena.take(layout.angles)?),
         })

@@ -47,6 +47,24 @@ impl ModelFile {
         &self.map
     }
 
+    /// Gives back the memory of `bytes`, which are part of the file and stay readable: whoever reads them again has the
+    /// system fetch them anew.
+    pub fn forget(&self, bytes: &[u8]) {
+        #[cfg(target_os = "linux")]
+        {
+            let inside = self.map.as_ptr_range();
+            let part = bytes.as_ptr_range();
+            assert!(part.start >= inside.start && part.end <= inside.end, "a part of the file");
+            let offset = part.start.addr() - inside.start.addr();
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the pages are a file's and were never written to, so what is read there afterwards is the file's
+            // bytes again. A refusal leaves the pages where they are.
+            let _ = unsafe { self.map.unchecked_advise_range(advice, offset, bytes.len()) };
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = bytes;
+    }
+
     /// The path it was opened with, for messages.
     pub fn path(&self) -> &Path {
         &self.path

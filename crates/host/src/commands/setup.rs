@@ -120,13 +120,17 @@ fn with_model<R>(
     let refused = |error: &dyn std::fmt::Display| Failure::because(file.path().display(), error);
     let kernels = arguments.kernels()?;
     let team = arguments.team()?;
-    let model = Model::load(gguf, LoadConfig::default()).map_err(|error| refused(&error))?;
+    let unchecked = LoadConfig { check_weights: false, ..LoadConfig::default() };
+    let model = Model::load(gguf, unchecked).map_err(|error| refused(&error))?;
     let plan = plan(team.size()).map_err(|error| refused(&error))?.packed_for(kernels, gguf);
     if let Some(available) = available_memory() {
         plan.check(available).map_err(|error| Failure::because("not enough memory", error))?;
     }
     let mut copy = allocate(plan.packed)?;
-    let model = model.packed(kernels, &mut copy).map_err(|error| refused(&error))?;
+    // Checks and packs on all threads; what is packed need not stay in memory twice.
+    let model = model
+        .packed_by(kernels, &mut copy, &team, &|packed| file.forget(packed))
+        .map_err(|error| refused(&error))?;
     let mut memory = allocate(plan.session())?;
     work(Parts { model: &model, kernels, team: &team, memory: &mut memory })
 }

@@ -7,10 +7,13 @@ use core::fmt;
 
 use super::gguf::{Gguf, GgufError, TensorInfo};
 use super::kv_cache::MAX_HEAD_DIM;
-use super::plan::Shortfall;
 use super::quant::{self, GgmlType};
-use super::simd::Kernels;
 use super::tensor::Matrix;
+
+mod packing;
+
+pub use packing::PackError;
+pub(crate) use packing::packed_bytes;
 
 /// A tensor of the architecture, by its role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +121,8 @@ impl core::error::Error for ModelError {}
 pub struct LoadConfig {
     /// Accept quantized weights (default). Without: only F32, F16 and BF16 files.
     pub allow_quantized: bool,
-    /// Read every weight once and refuse non-finite scales (default).
+    /// Read every weight once and refuse non-finite scales (default). Without, only vectors are checked, and
+    /// [`Model::packed_by`] checks matrices as it packs them.
     pub check_weights: bool,
 }
 
@@ -282,19 +286,6 @@ impl<'a> Layer<'a> {
     }
 }
 
-/// Packed matrices start on such boundaries.
-const PACKED_ALIGNMENT: u64 = 64;
-
-/// Bytes from the start of a packed matrix to the next one's.
-fn packed_size(bytes: u64) -> u64 {
-    bytes.div_ceil(PACKED_ALIGNMENT).saturating_mul(PACKED_ALIGNMENT)
-}
-
-/// Memory for packed matrices of these sizes, the gap before the first included.
-pub(crate) fn packed_bytes(sizes: impl Iterator<Item = u64>) -> u64 {
-    sizes.fold(PACKED_ALIGNMENT, |sum, size| sum.saturating_add(packed_size(size)))
-}
-
 /// Shape and weights, read-only; any number of sessions may share one.
 pub struct Model<'a> {
     shape: Shape,
@@ -371,64 +362,6 @@ impl<'a> Model<'a> {
         })
     }
 
-    /// Bytes of memory that [`Self::packed`] asks for: every matrix of a product once, none if `kernels` work on the
-    /// file's layout.
-    pub fn packed_bytes(&self, kernels: &Kernels) -> u64 {
-        if kernels.packed_rows().is_none() {
-            return 0;
-        }
-        let matrices = self.layers.iter().flat_map(Layer::matrices).chain([&self.head]);
-        packed_bytes(matrices.map(|matrix| matrix.data().len() as u64))
-    }
-
-    /// The same model with its matrices in the layout of `kernels`, written to `memory` of
-    /// [`Self::packed_bytes`] bytes; embedding rows are still read from the file.
-    ///
-    /// If `kernels` work on the file's layout, nothing is copied but norms, and `memory` may be empty.
-    ///
-    /// # Errors
-    /// By how much `memory` is too small.
-    pub fn packed<'b>(&self, kernels: &Kernels, memory: &'b mut [u8]) -> Result<Model<'b>, Shortfall>
-    where
-        'a: 'b,
-    {
-        let (needed, available) = (self.packed_bytes(kernels), memory.len() as u64);
-        if available < needed {
-            return Err(Shortfall { needed, available });
-        }
-        let gap = memory.as_ptr().align_offset(PACKED_ALIGNMENT as usize).min(memory.len());
-        let mut rest = &mut memory[gap..];
-        let mut pack = |matrix: &Matrix<'a>| -> Matrix<'b> {
-            if kernels.packed_rows().is_none() {
-                return *matrix;
-            }
-            let size = matrix.data().len();
-            let (out, behind) = core::mem::take(&mut rest).split_at_mut(packed_size(size as u64) as usize);
-            rest = behind;
-            matrix.packed(kernels, &mut out[..size])
-        };
-        let layers = self.layers.iter().map(|layer| Layer {
-            attn_norm: layer.attn_norm.clone(),
-            wq: pack(&layer.wq),
-            wk: pack(&layer.wk),
-            wv: pack(&layer.wv),
-            wo: pack(&layer.wo),
-            ffn_norm: layer.ffn_norm.clone(),
-            gate: pack(&layer.gate),
-            up: pack(&layer.up),
-            down: pack(&layer.down),
-        });
-        Ok(Model {
-            shape: self.shape,
-            embedding: self.embedding,
-            layers: layers.collect(),
-            head: pack(&self.head),
-            output_norm: self.output_norm.clone(),
-            rope_frequencies: self.rope_frequencies.clone(),
-            ..*self
-        })
-    }
-
     /// Rows that are interleaved in its matrices; 1 is the file's layout.
     pub fn packed_rows(&self) -> usize {
         self.head.group()
@@ -498,7 +431,7 @@ impl<'a> Loader<'_, 'a> {
             self.quantized = true;
         }
         let data = self.gguf.data(&info)?;
-        if self.config.check_weights {
+        if self.config.check_weights || info.n_dims < 2 {
             quant::check_scales(info.ty, data)
                 .map_err(|bad| ModelError::NonFinite { tensor: name, block: bad.block })?;
         }

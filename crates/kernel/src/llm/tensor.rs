@@ -45,6 +45,12 @@ impl<'a> Matrix<'a> {
         Matrix { data: out, group: kernels.packed_rows().unwrap_or(1), ..*self }
     }
 
+    /// The same matrix in a layout with `group` rows a group, whose bytes are `data`.
+    pub(crate) fn with_packed<'b>(&self, group: usize, data: &'b [u8]) -> Matrix<'b> {
+        assert_eq!((self.group, self.data.len()), (1, data.len()), "packed from the file's layout");
+        Matrix { data, group, ..*self }
+    }
+
     /// Rows that are interleaved in groups, so that shares of rows must start at a multiple; 1 is the file's layout.
     pub fn group(&self) -> usize {
         self.group

@@ -78,6 +78,13 @@ fn civil(mut day: u64) -> (u64, u64, u64) {
     (year, month, day + 1)
 }
 
+/// The most memory this process has held, file pages included; `None` where the system does not say.
+pub fn peak_resident() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -255,7 +255,7 @@ impl Engine {
             "memory": {
                 "weight_bytes": session.model().weight_bytes(),
                 "session_bytes": plan.map(|plan| plan.session()),
-                "peak_resident_bytes": peak_resident(),
+                "peak_resident_bytes": environment::peak_resident(),
             },
             "model": {
                 "parameters": session.model().parameters(),
@@ -277,13 +277,6 @@ fn distribution(mut samples: Vec<f64>) -> Value {
             "p90": s.p90, "p99": s.p99, "median_ci95": [s.median_low, s.median_high], "samples": s.samples,
         }),
     }
-}
-
-/// The most memory this process has held, file pages included; `None` where the system does not say.
-fn peak_resident() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 #[cfg(test)]

@@ -3,9 +3,11 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use barelm::llm::gguf::Gguf;
 use barelm::llm::kv_cache::Overflow;
-use barelm::llm::model::{LoadConfig, Model, ModelError, TensorName};
+use barelm::llm::model::{LoadConfig, Model, ModelError, PackError, TensorName};
 use barelm::llm::plan::{Plan, PlanError, SessionConfig};
 use barelm::llm::pool::{Barrier, Member, Solo, Team};
 use barelm::llm::quant::GgmlType;
@@ -203,6 +205,11 @@ fn a_packed_model_gives_the_same_bits_on_planned_memory() {
             let mut copy = vec![0; size as usize];
             let packed = model.packed(kernels, &mut copy).unwrap();
             assert!(bits(&packed, kernels).unwrap() == expected, "{} packed", kernels.name);
+            let (mut copy, done) = (vec![0; size as usize], AtomicU64::new(0));
+            let count = |bytes: &[u8]| _ = done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            let packed = model.packed_by(kernels, &mut copy, &Threads(3), &count).unwrap();
+            assert!(bits(&packed, kernels).unwrap() == expected, "{} packed by a team", kernels.name);
+            assert_eq!(done.into_inner(), if size > 0 { model.pass_bytes() } else { 0 });
             if size > 0 {
                 assert!(matches!(bits(&packed, simd::scalar()), Err(PlanError::BadConfig(_))));
                 let short = model.packed(kernels, &mut copy[1..]).err().unwrap();
@@ -299,6 +306,15 @@ fn hostile_models_are_refused_by_name() {
         load(random().with_tensor(name, 64, 96, f32::NAN)),
         ModelError::NonFinite { tensor, block: 0 }
     );
+    // Left to packing, it is found there.
+    let file = random().with_tensor(name, 64, 96, f32::NAN).file();
+    let unchecked = LoadConfig { check_weights: false, ..LoadConfig::default() };
+    let model = Model::load(&Gguf::parse(&file).unwrap(), unchecked).unwrap();
+    for kernels in simd::available() {
+        let mut copy = vec![0; model.packed_bytes(kernels) as usize];
+        let refused = model.packed_by(kernels, &mut copy, &Threads(2), &|_| {}).err();
+        assert_eq!(refused, Some(PackError::Model(ModelError::NonFinite { tensor, block: 0 })));
+    }
     assert_eq!(
         load(random().with_tensor("blk.0.attn_q.bias", 64, 1, 0.5)),
         ModelError::UnknownTensors { count: 1 }

@@ -10,11 +10,13 @@ use barelm::llm::draft::PromptLookup;
 use barelm::llm::generate::{GenerateConfig, MOST_DRAFTED, generate_with_draft};
 use barelm::llm::gguf::Gguf;
 use barelm::llm::model::Shape;
+use barelm::llm::plan::Plan;
 use barelm::llm::sampler::{Sampler, SamplerConfig};
 use barelm::llm::tokenizer::{Special, Tokenizer};
 use clap::Args;
 
 use super::setup::{Needs, SessionArguments, with_session};
+use crate::environment;
 use crate::failure::Failure;
 use crate::model_file::ModelFile;
 
@@ -69,6 +71,9 @@ pub struct Arguments {
     /// Print the ids of the generated tokens behind the text.
     #[arg(long)]
     pub ids: bool,
+    /// Say how long loading took, and what memory was planned and held.
+    #[arg(short, long)]
+    pub verbose: bool,
     /// How to compute.
     #[command(flatten)]
     pub session: SessionArguments,
@@ -79,6 +84,7 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
     if arguments.prompt.is_empty() {
         return Err(Failure::Message("the prompt is empty; give some text with -p".into()));
     }
+    let opened = Instant::now();
     let file = ModelFile::open(&arguments.model)?;
     let gguf = file.parse()?;
     let refused = |error: &dyn std::fmt::Display| Failure::because(arguments.model.display(), error);
@@ -116,6 +122,7 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
     with_session(&file, &gguf, &arguments.session, needs, |session| {
         let config = GenerateConfig { max_tokens: arguments.tokens, ignore_stop: arguments.ignore_stop };
         let start = Instant::now();
+        let load_ms = (start - opened).as_secs_f64() * 1e3;
         let (mut first, mut written, mut ids) = (None, Ok(()), Vec::new());
         let mut lookup = PromptLookup::new(arguments.draft, context);
         let generated =
@@ -147,6 +154,15 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
             generated.tokens,
             per_second(generated.tokens.saturating_sub(1), (all - first).as_secs_f64()),
         );
+        if arguments.verbose {
+            eprintln!("loaded in {load_ms:.0} ms, first token {:.1} ms later", first.as_secs_f64() * 1e3);
+            if let Ok(plan) = Plan::from_header(&gguf, session.config()) {
+                eprintln!("{}", plan.packed_for(session.kernels(), &gguf));
+            }
+            if let Some(peak) = environment::peak_resident() {
+                eprintln!("peak    {peak:>14} bytes resident, file {} bytes", file.bytes().len());
+            }
+        }
         if generated.drafted > 0 {
             eprintln!("{} of {} guessed tokens were right", generated.accepted, generated.drafted);
         }

@@ -1,8 +1,9 @@
 //! Products with packed weights: eight rows a register, for AVX2 alone and with AVX-VNNI.
 //!
-//! One position is multiplied while weights are taken apart in registers ([`direct`]). Of several positions, [`SUBS`]
-//! sub-blocks of two groups of rows are taken apart once into a panel in the first cache, which then serves all positions, [`TILE`] at a time: a register of weights meets four of activations, and one of activations two of weights,
-//! so that loads do not hold up the multiplications. Sums wait in the output between two panels.
+//! A position alone is multiplied while weights are taken apart in registers ([`direct`]). Of several positions, [`SUBS`]
+//! sub-blocks of two groups of rows are taken apart once into a panel in the first cache, which then serves all
+//! positions, [`TILE`] at a time: a register of weights meets four of activations, and one of activations two of
+//! weights, so that loads do not hold up the multiplications. Sums wait in the output between two panels.
 //!
 //! What differs between the instruction sets is how bytes are multiplied: [`Bytes`].
 
@@ -22,8 +23,8 @@ const TILE: usize = 4;
 /// Sub-blocks of a panel, and of activations whose sums are prepared together: 20 KB of weights.
 const SUBS: usize = 24;
 
-/// From this many positions on, a panel pays.
-pub(in super::super) const MANY: usize = 2;
+/// From this many positions on, a panel pays: fewer go one by one.
+pub(in super::super) const MANY: usize = 4;
 
 /// How far ahead weights are asked for, in bytes: a page, where the CPU's own prefetching stops.
 const AHEAD: usize = 4096;

@@ -17,3 +17,8 @@ pub mod drivers;
 #[cfg(any(feature = "boot", test))]
 pub mod image;
 pub mod llm;
+
+/// The code in the guide for other kernels, as tests.
+#[cfg(all(doctest, feature = "llm-transformer"))]
+#[doc = include_str!("../../../docs/llm/EMBEDDING.md")]
+struct Embedding;

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::setup::Need;
 use crate::toolchain::BARE_METAL;
-use crate::{Failure, gate, image, qemu, setup, steps, versus};
+use crate::{Failure, example, gate, image, qemu, setup, steps, versus};
 
 /// BareLM's driver: everything a person or CI runs.
 #[derive(Debug, Parser)]
@@ -24,6 +24,8 @@ enum Command {
     Qemu(qemu::Arguments),
     /// Build the bare-metal image and print its path.
     Image,
+    /// Build the minimal kernel of `examples`, which is not ours but takes the library, and boot it in QEMU.
+    Example,
     /// Compare instruction counts of the suite's micro-cases with their baseline.
     Bench(gate::Arguments),
     /// Build llama.cpp, and measure ours and it in turns.
@@ -42,6 +44,11 @@ impl Cli {
                 setup::provide(&[Need::Target(BARE_METAL)])?;
                 let image = image::build(&image::Build { verbose: true, ..Default::default() })?;
                 println!("{} ({} bytes, from {})", image.raw.display(), image.bytes, image.elf.display());
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Example => {
+                setup::provide(&setup::BOOTING)?;
+                example::run()?;
                 Ok(ExitCode::SUCCESS)
             }
             Command::Bench(arguments) => gate::run(&arguments),

@@ -123,18 +123,27 @@ impl Boot {
     /// Boots and waits for the end.
     pub fn run(&self, console: Console) -> Result<Outcome, Failure> {
         let mut command = self.command(console);
-        let missing = |error| format!("{QEMU}: {error}: run `cargo xtask setup`");
-        let started = Instant::now();
         if console == Console::Interactive {
+            let started = Instant::now();
             let status = command.stdin(Stdio::inherit()).status().map_err(missing)?;
             return Ok(Outcome { status: status.code(), elapsed: started.elapsed(), ..Outcome::default() });
         }
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(missing)?;
-        let mut outcome = watch(child, started + self.limit, console == Console::Shown)
-            .map_err(|error| format!("{QEMU}: {error}"))?;
-        outcome.elapsed = started.elapsed();
-        Ok(outcome)
+        run(&mut command, self.limit, console)
     }
+}
+
+/// Starts an emulator whose console is its standard output, and waits for the end; kills it after `limit`.
+pub fn run(command: &mut Command, limit: Duration, console: Console) -> Result<Outcome, Failure> {
+    let started = Instant::now();
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(missing)?;
+    let mut outcome = watch(child, started + limit, console == Console::Shown)
+        .map_err(|error| format!("{QEMU}: {error}"))?;
+    outcome.elapsed = started.elapsed();
+    Ok(outcome)
+}
+
+fn missing(error: std::io::Error) -> Failure {
+    format!("{QEMU}: {error}: run `cargo xtask setup`")
 }
 
 /// Reads a machine's console until it ends or the deadline kills it.

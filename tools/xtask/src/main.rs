@@ -4,14 +4,16 @@
 //! 2. [`image`] builds the bare-metal image; [`elf`] turns it into raw bytes.
 //! 3. [`qemu`] boots it: [`boot_words`] says what it is to do, [`guest`] runs the emulator, [`records`] reads its
 //!    measurements.
-//! 4. [`gate`] compares instruction counts with their baseline.
-//! 5. [`versus`] compares ours with llama.cpp.
-//! 6. [`steps`] is everything CI runs.
+//! 4. [`example`] does both for the minimal kernel that takes the library as others would.
+//! 5. [`gate`] compares instruction counts with their baseline.
+//! 6. [`versus`] compares ours with llama.cpp.
+//! 7. [`steps`] is everything CI runs.
 
 mod boot_words;
 mod cli;
 mod debian_rust;
 mod elf;
+mod example;
 mod gate;
 mod guest;
 mod image;

@@ -3,13 +3,15 @@
 //! 1. [`host`] is formatting, lints, documentation and tests on this machine.
 //! 2. [`emulated`] runs the tests of the NEON kernels under user-mode emulation, and small pieces under Miri.
 //! 3. [`boots`] boots the image as a table of cases says.
-//! 4. [`exact`] is the instruction gate, and the proof that it fails when it must.
+//! 4. [`example`] boots another kernel that takes the library.
+//! 5. [`exact`] is the instruction gate, and the proof that it fails when it must.
 //!
 //! A step that cannot run here is skipped, says why and is counted.
 
 mod boots;
 mod emulated;
 mod exact;
+mod example;
 mod host;
 
 use std::cell::OnceCell;
@@ -132,6 +134,7 @@ fn all() -> Vec<Step> {
     steps.extend(host::steps());
     steps.extend(emulated::steps());
     steps.extend(boots::steps());
+    steps.extend(example::steps());
     steps.extend(exact::steps());
     steps
 }

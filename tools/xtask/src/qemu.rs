@@ -44,7 +44,7 @@ pub struct Arguments {
     /// Leave the benchmark suite out.
     #[arg(long)]
     pub no_suite: bool,
-    /// Kernel table to compute with: scalar, neon or dotprod (default: the best one).
+    /// Kernel table to compute with: scalar, neon, dotprod or i8mm (default: the best one).
     #[arg(long, value_name = "NAME")]
     pub kernels: Option<String>,
     /// Count instructions exactly (slow): every count repeats to the last digit.

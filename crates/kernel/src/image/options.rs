@@ -6,7 +6,7 @@ use core::fmt;
 
 /// Every word, as [`Options::parse`] knows it.
 const KNOWN: &str = "suite=on|micro|off filter=CASE prompt=TEXT tokens=N raw=0|1 model=initrd|embedded cores=N \
-     kernels=scalar|neon|dotprod hash=0|1 ids=0|1 json=0|1 counts=CASE/TABLE:N,... exact=0|1 shell=0|1 \
+     kernels=scalar|neon|dotprod|i8mm hash=0|1 ids=0|1 json=0|1 counts=CASE/TABLE:N,... exact=0|1 shell=0|1 \
      fault=undefined|abort|stack|write-text|panic env=KEY:VALUE";
 
 /// Tokens of an answer where nothing else is said.
@@ -186,8 +186,8 @@ impl<'a> Options<'a> {
                 let cores = value.parse().ok().filter(|&cores| cores > 0);
                 self.cores = Some(cores.ok_or(wanted("a number of cores, 1 or more"))?);
             }
-            "kernels" if !["scalar", "neon", "dotprod"].contains(&value) => {
-                return Err(wanted("scalar, neon or dotprod"));
+            "kernels" if !["scalar", "neon", "dotprod", "i8mm"].contains(&value) => {
+                return Err(wanted("scalar, neon, dotprod or i8mm"));
             }
             "kernels" => self.kernels = Some(value),
             "hash" => self.hash = flag()?,

@@ -9,7 +9,7 @@ use super::kv_cache::{BLOCK, KvShape, Overflow};
 use super::model::{ModelError, Shape, packed_bytes};
 use super::scheduler::bookkeeping;
 use super::simd::Kernels;
-use super::tensor::ROW_TILE;
+use super::tensor::CALL_ROWS;
 use super::transformer::attention::MOST_QUERIES;
 use super::transformer::{FEW, TILES};
 
@@ -263,7 +263,7 @@ impl SessionLayout {
             hidden: batch * shape.ffn_dim,
             hidden_q8: batch * shape.ffn_dim.next_multiple_of(64),
             logits: logits.checked_mul(shape.vocab_size).ok_or(PlanError::Overflow)?,
-            tile: (batch * ROW_TILE).max(queries * shape.head_dim),
+            tile: (batch * CALL_ROWS).max(queries * shape.head_dim),
             angles: batch * shape.rope_dim / 2,
         })
     }

@@ -2,8 +2,9 @@
 //!
 //! - `scalar` defines every operation: plain, safe and slow; always built.
 //! - `attention` is queries against keys and values, also one query at a time.
-//! - `lanes`, `product` and `attention::vector` repeat them in vector registers of any kind (feature `simd`), `table` compiles them for one
-//!   instruction set, and `avx2`, `avxvnni`, `avx512`, `neon` and `dotprod` are such sets, chosen at run time. Some want weights `packed`.
+//! - `lanes`, `product` and `attention::vector` repeat them in vector registers of any kind (feature `simd`), `table` compiles
+//!   them for one instruction set, and `avx2`, `avxvnni`, `avx512`, `neon`, `dotprod` and `i8mm` are such sets, chosen at run
+//!   time. Some want weights `packed`.
 //! - [`self_test()`] compares every table with the scalar one on a small input, for a kernel that has just booted.
 //!
 //! A [`Kernels`] can only be had for a CPU that has its instructions, so its methods are safe; they check every
@@ -21,6 +22,8 @@ mod avx512;
 mod avxvnni;
 #[cfg(all(feature = "simd", target_arch = "aarch64"))]
 mod dotprod;
+#[cfg(all(feature = "simd", target_arch = "aarch64"))]
+mod i8mm;
 #[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
 mod lanes;
 #[cfg(all(feature = "simd", target_arch = "aarch64"))]
@@ -39,6 +42,8 @@ mod table;
 pub use attention::{Attending, BLOCK, GROUP, KvBlock};
 #[cfg(all(feature = "simd", target_arch = "aarch64"))]
 pub use dotprod::allow as allow_dotprod;
+#[cfg(all(feature = "simd", target_arch = "aarch64"))]
+pub use i8mm::allow as allow_i8mm;
 pub use self_test::self_test;
 
 /// Version of the arithmetic: changes whenever the same model, prompt and seed may give other bits.
@@ -84,7 +89,7 @@ struct Packing {
 /// All tables give the same bits. Fields are private: a table can only be had from this module, which checks that
 /// the CPU has what its functions were compiled with.
 pub struct Kernels {
-    /// `scalar`, `avx2`, `avxvnni`, `avx512`, `neon` or `dotprod`.
+    /// `scalar`, `avx2`, `avxvnni`, `avx512`, `neon`, `dotprod` or `i8mm`.
     pub name: &'static str,
     matmul: Matmul,
     packing: Option<Packing>,
@@ -130,7 +135,11 @@ pub fn by_name(name: &str) -> Option<&'static Kernels> {
 fn vector() -> [Option<&'static Kernels>; 3] {
     // Every AArch64 core that runs code compiled for these targets has NEON.
     #[cfg(all(feature = "simd", target_arch = "aarch64"))]
-    return [Some(&neon::TABLE), dotprod::detected().then_some(&dotprod::TABLE), None];
+    return [
+        Some(&neon::TABLE),
+        dotprod::detected().then_some(&dotprod::TABLE),
+        i8mm::detected().then_some(&i8mm::TABLE),
+    ];
     #[cfg(all(feature = "simd", target_arch = "x86_64"))]
     return [
         avx2::detected().then_some(&avx2::TABLE),

@@ -5,9 +5,14 @@ use core::ops::Range;
 use super::quant::GgmlType;
 use super::simd::{Activations, Kernels};
 
+/// Rows of the smallest pieces that members share matrices in.
+pub const ROW_TILE: usize = 32;
+
 /// Rows a kernel call computes at least, where a share has them: scratch for products has room for so many at every
 /// position of a full batch.
-pub const ROW_TILE: usize = 32;
+///
+/// Kernels keep activations in panels of their own, laid out once a call; so many rows make up for that.
+pub const CALL_ROWS: usize = 64;
 
 /// A borrowed weight matrix of `rows` rows with `k` elements each.
 #[derive(Clone, Copy, Debug)]

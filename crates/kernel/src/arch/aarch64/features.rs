@@ -1,6 +1,6 @@
 //! What the cores have beyond the base architecture, from their identification registers.
 
-use cortex_a::registers::{ID_AA64ISAR0_EL1, Readable};
+use cortex_a::registers::{ID_AA64ISAR0_EL1, ID_AA64ISAR1_EL1, Readable};
 
 use crate::llm::simd;
 
@@ -10,5 +10,10 @@ pub fn announce() {
     if ID_AA64ISAR0_EL1.get() >> 44 & 0xf != 0 {
         // SAFETY: this core has them, and the cores of the machines this image starts on are of one kind.
         unsafe { simd::allow_dotprod() }
+        // I8MM, bits 52 to 55: 8-bit matrix multiplication.
+        if ID_AA64ISAR1_EL1.get() >> 52 & 0xf != 0 {
+            // SAFETY: as above, and dot products are there too.
+            unsafe { simd::allow_i8mm() }
+        }
     }
 }

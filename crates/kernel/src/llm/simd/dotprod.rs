@@ -5,18 +5,29 @@
 //!
 //! Of Q4_0 the packed nibbles are stored minus 8: shifted to the top of a byte they are sixteen times the weight, and
 //! the sum's conversion divides by sixteen, which is exact. So neither offsets nor sign extensions are left.
+//!
+//! - `one`: one position, for decoding.
+//! - `tile`: the loop of [`super::neon::panels`], for many.
+//! - Everything else, as few positions and K types, is made by [`super::neon::packed`] of this file's `integer_sum`.
 
 use super::neon::packed::{Unpacked, load_x, packed_products, pair, xsum};
+use super::neon::panels::{self, Panels};
 use super::packed::pack_turned;
-use super::product::{Q4_0, Q4_K, Q5_1, Q5_K, Q6_K};
-use super::{Kernels, Packing, neon};
+use super::product::{Q4_0, Q4_1, Q4_K, Q5_1, Q5_K, Q6_K, Q8_0};
+use super::{Activations, Kernels, Packing, neon};
 use crate::llm::quant::GgmlType;
 use core::arch::aarch64::*;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+mod one;
+mod tile;
+
 /// NEON's table with other products.
-pub(super) static TABLE: Kernels =
-    Kernels { name: "dotprod", packing: Some(Packing { rows: 8, pack, matmul: products }), ..neon::TABLE };
+pub(super) static TABLE: Kernels = Kernels {
+    name: "dotprod",
+    packing: Some(Packing { rows: 8, pack, matmul: matmul::<tile::Dot> }),
+    ..neon::TABLE
+};
 
 /// Whether somebody who can know has said that the instructions are there.
 static ALLOWED: AtomicBool = AtomicBool::new(false);
@@ -41,12 +52,53 @@ pub(super) fn detected() -> bool {
     ALLOWED.load(Ordering::Relaxed)
 }
 
-fn pack(ty: GgmlType, row_bytes: usize, weights: &[u8], out: &mut [u8]) {
+pub(super) fn pack(ty: GgmlType, row_bytes: usize, weights: &[u8], out: &mut [u8]) {
     let turned = if ty == GgmlType::Q4_0 { 0x8888_8888 } else { 0 };
     pack_turned::<8>(ty, row_bytes, weights, out, turned);
 }
 
 packed_products! { "neon,dotprod", integer_sum, true, 4 positions a tile }
+
+/// Products by the way that suits the number of positions: many by panels as `P` lays them out, one by itself.
+#[target_feature(enable = "neon,dotprod")]
+pub(super) fn matmul<P: Panels>(
+    ty: GgmlType,
+    weights: &[u8],
+    rows: usize,
+    x: &Activations<'_>,
+    out: &mut [f32],
+) {
+    if x.positions == 1 {
+        return one_position(ty, weights, rows, x, out);
+    }
+    let whole = if panels::has_panels(ty) { panels::in_tiles(x.positions) } else { 0 };
+    if whole == 0 {
+        return products(ty, weights, rows, x, out);
+    }
+    let (in_tiles, rest) = out.split_at_mut(whole * rows);
+    // SAFETY: a table's function: this CPU has what the table needs, `P` included.
+    unsafe { panels::products::<P>(ty, weights, rows, &panels::part(x, 0, whole), in_tiles) };
+    match x.positions - whole {
+        0 => {}
+        1 => one_position(ty, weights, rows, &panels::part(x, whole, 1), rest),
+        count => products(ty, weights, rows, &panels::part(x, whole, count), rest),
+    }
+}
+
+/// Products with one position.
+#[target_feature(enable = "neon,dotprod")]
+fn one_position(ty: GgmlType, weights: &[u8], rows: usize, x: &Activations<'_>, out: &mut [f32]) {
+    let done = match ty {
+        GgmlType::Q4_0 => one::pairs_of_groups::<Q4_0>(weights, x, out),
+        GgmlType::Q4_1 => one::pairs_of_groups::<Q4_1>(weights, x, out),
+        GgmlType::Q8_0 => one::pairs_of_groups::<Q8_0>(weights, x, out),
+        _ => 0,
+    };
+    if done < rows {
+        let row_bytes = weights.len() / rows;
+        products(ty, &weights[done * row_bytes..], rows - done, x, &mut out[done..]);
+    }
+}
 
 /// The integer sums of one sub-block with 32 activations, sub-scales included, as floats.
 #[inline]
@@ -97,13 +149,4 @@ fn sdot<const WORD: u32>(mut sum: int32x4_t, w: int8x16_t, x: int8x16_t) -> int3
         );
     }
     sum
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    #[ignore = "needs a CPU with dot products: qemu-aarch64 -cpu max"]
-    fn a_cpu_with_dot_products_gets_their_table() {
-        assert_eq!(crate::llm::simd::best().name, "dotprod");
-    }
 }

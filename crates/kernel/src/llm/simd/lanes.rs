@@ -36,6 +36,11 @@ pub(super) trait Registers<const N: usize>: Copy {
     fn larger(self, v: Self::R, m: Self::R) -> Self::R;
     /// `v < m ? v : m`.
     fn smaller(self, v: Self::R, m: Self::R) -> Self::R;
+    /// `x`, but `high` where it is larger and `low` where it is smaller; neither is zero. A NaN stays.
+    #[inline(always)]
+    fn between(self, low: Self::R, x: Self::R, high: Self::R) -> Self::R {
+        self.larger(low, self.smaller(high, x))
+    }
     /// `p * 2^n` in [`math::exp`]'s two steps, then zero below 2^-126; `shifted` is `n + ROUND_MAGIC`.
     fn times_power_of_two(self, p: Self::R, shifted: Self::R) -> Self::R;
 
@@ -183,8 +188,7 @@ pub(super) fn add<S: Registers<N>, const N: usize>(s: S, acc: &mut [f32], x: &[f
 /// [`math::exp`] in every lane.
 #[inline(always)]
 pub(super) fn exp<S: Registers<N>, const N: usize>(s: S, x: S::R) -> S::R {
-    let x = s.smaller(s.splat(EXP_MAX), x);
-    let x = s.larger(s.splat(EXP_MIN), x);
+    let x = s.between(s.splat(EXP_MIN), x, s.splat(EXP_MAX));
     let magic = s.splat(ROUND_MAGIC);
     let shifted = s.fma(x, s.splat(core::f32::consts::LOG2_E), magic);
     let n = s.sub(shifted, magic);

@@ -3,6 +3,7 @@
 //! - `registers`: what [`super::lanes`] is made of.
 //! - `matmul`: what [`super::product`] is made of, for weights of every type.
 //! - `packed`: products with weights in this table's own layout, which is also that of [`super::dotprod`].
+//! - `panels`: products of many positions in larger tiles, for tables that multiply integers several at a time.
 //! - `memory`: loads and stores that stay whole on bare metal.
 //!
 //! Among instructions that do the same on a real core, `matmul` takes those that an emulator runs inline: shifts, masks and
@@ -14,6 +15,7 @@ use core::arch::aarch64::*;
 mod matmul;
 mod memory;
 pub(super) mod packed;
+pub(super) mod panels;
 mod registers;
 
 /// Proof that this CPU has NEON.

@@ -24,6 +24,11 @@ impl Registers<4> for Neon {
         fn larger(self, v: float32x4_t, m: float32x4_t) -> float32x4_t { vbslq_f32(vcgtq_f32(v, m), v, m) }
         fn smaller(self, v: float32x4_t, m: float32x4_t) -> float32x4_t { vbslq_f32(vcltq_f32(v, m), v, m) }
 
+        // Neither bound is a zero, and a NaN stays: the instructions are comparison and choice.
+        fn between(self, low: float32x4_t, x: float32x4_t, high: float32x4_t) -> float32x4_t {
+            vmaxq_f32(vminq_f32(x, high), low)
+        }
+
         // `shifted` is the magic number's bits plus `n`. Of those only the low nine survive a shift to the exponent, and
         // the magic number has none there, nor has its half.
         fn times_power_of_two(self, p: float32x4_t, shifted: float32x4_t) -> float32x4_t {
@@ -72,11 +77,12 @@ impl Registers<4> for Neon {
         }
 
         fn largest_magnitude(self, v: [[float32x4_t; 4]; 2]) -> u32 {
-            let mut m = vdupq_n_u32(0);
-            for v in v.iter().flatten() {
-                m = vmaxq_u32(m, vandq_u32(vreinterpretq_u32_f32(*v), vdupq_n_u32(0x7fff_ffff)));
-            }
-            vmaxvq_u32(m)
+            // Written out, so that all values stay in registers.
+            let bits = |v: float32x4_t| vreinterpretq_u32_f32(vabsq_f32(v));
+            let four = |v: [float32x4_t; 4]| {
+                vmaxq_u32(vmaxq_u32(bits(v[0]), bits(v[1])), vmaxq_u32(bits(v[2]), bits(v[3])))
+            };
+            vmaxvq_u32(vmaxq_u32(four(v[0]), four(v[1])))
         }
 
         fn quantize(self, v: [float32x4_t; 4], id: f32, q: &mut [i8; 16]) -> i16 {

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::setup::Need;
 use crate::toolchain::BARE_METAL;
-use crate::{Failure, example, gate, image, qemu, setup, steps, versus};
+use crate::{Failure, dist, example, gate, image, qemu, setup, steps, versus};
 
 /// BareLM's driver: everything a person or CI runs.
 #[derive(Debug, Parser)]
@@ -26,6 +26,8 @@ enum Command {
     Image,
     /// Build the minimal kernel of `examples`, which is not ours but takes the library, and boot it in QEMU.
     Example,
+    /// Build static programs for Linux on AArch64 and x86-64 into `target/dist`, with checksums.
+    Dist,
     /// Compare instruction counts of the suite's micro-cases with their baseline.
     Bench(gate::Arguments),
     /// Build llama.cpp, and measure ours and it in turns.
@@ -51,6 +53,7 @@ impl Cli {
                 example::run()?;
                 Ok(ExitCode::SUCCESS)
             }
+            Command::Dist => dist::run().map(|()| ExitCode::SUCCESS),
             Command::Bench(arguments) => gate::run(&arguments),
             Command::Versus(arguments) => versus::run(&arguments),
             Command::Test(arguments) => Ok(steps::run(&arguments)),

@@ -5,13 +5,15 @@
 //! 3. [`qemu`] boots it: [`boot_words`] says what it is to do, [`guest`] runs the emulator, [`records`] reads its
 //!    measurements.
 //! 4. [`example`] does both for the minimal kernel that takes the library as others would.
-//! 5. [`gate`] compares instruction counts with their baseline.
-//! 6. [`versus`] compares ours with llama.cpp.
-//! 7. [`steps`] is everything CI runs.
+//! 5. [`dist`] builds static programs for Linux.
+//! 6. [`gate`] compares instruction counts with their baseline.
+//! 7. [`versus`] compares ours with llama.cpp.
+//! 8. [`steps`] is everything CI runs.
 
 mod boot_words;
 mod cli;
 mod debian_rust;
+mod dist;
 mod elf;
 mod example;
 mod gate;

@@ -4,7 +4,7 @@ use super::{Run, Step, Verdict};
 use crate::packages::{CROSS_ROOT, Tool};
 use crate::setup::Need;
 use crate::toolchain::{LINUX, Toolchain};
-use crate::{model, process};
+use crate::{Failure, dist, model, process};
 
 const NEEDS: [Need; 3] = [Need::Target(LINUX), Need::Tool(Tool::QemuUser), Need::Tool(Tool::CrossCompiler)];
 
@@ -24,6 +24,7 @@ pub fn steps() -> Vec<Step> {
                 &["-p", "barelm-host", "--test", "logits_hash", "--", "--include-ignored", "--nocapture"],
             )
         }),
+        Step::new("suite on Linux for AArch64", &NEEDS[1..2], |_| suite().into()),
         Step::new("Miri", &[], miri),
     ]
 }
@@ -43,6 +44,29 @@ fn neon(run: &mut Run, arguments: &[&str]) -> Verdict {
     cargo.env("BARELM_MODEL", model::path());
     cargo.args(["test", "--release", "--target", LINUX]).args(arguments);
     run.counted(&mut cargo).into()
+}
+
+/// Runs the micro-cases of the static program under the emulator; their answers are checked, no time is.
+fn suite() -> Result<(), Failure> {
+    dist::build(dist::AARCH64)?;
+    let records = dist::folder().join("emulated.jsonl");
+    let mut qemu = process::command("qemu-aarch64");
+    qemu.args(["-cpu", "max"]).arg(dist::folder().join(format!("barelm-{}", dist::AARCH64.name())));
+    qemu.args(["bench", "--micro", "--threads", "1", "--warmup", "1", "--iterations", "3", "--json"])
+        .arg(&records);
+    let ended = process::read(&mut qemu);
+    let text =
+        std::fs::read_to_string(&records).map_err(|error| format!("{}: {error}", records.display()))?;
+    let measured = text.lines().filter(|line| line.contains("\"outcome\":\"measured\"")).count();
+    println!(
+        "{measured} cases measured: {}",
+        if ended.is_ok() { "all lines met" } else { "emulated, so times miss" }
+    );
+    match text.lines().find(|line| line.contains("\"outcome\":\"failed\"")) {
+        Some(failed) => Err(failed.to_string()),
+        None if measured < 10 => Err(format!("{measured} cases were measured, 10 at least are there")),
+        None => Ok(()),
+    }
 }
 
 /// Runs small pieces under Miri, where a nightly compiler with it is installed.

@@ -2,6 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::model_file::ModelFile;
@@ -78,11 +79,9 @@ fn civil(mut day: u64) -> (u64, u64, u64) {
     (year, month, day + 1)
 }
 
-/// The most memory this process has held, file pages included; `None` where the system does not say.
-pub fn peak_resident() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+/// [`describe`] as a JSON object.
+pub fn object(model: Option<&ModelFile>) -> Map<String, Value> {
+    describe(model).into_iter().map(|(name, value)| (name, Value::String(value))).collect()
 }
 
 #[cfg(test)]

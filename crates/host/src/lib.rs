@@ -6,7 +6,7 @@
 //! 3. [`team`] runs the runtime's jobs on rayon's threads.
 //! 4. [`quantize`] makes a file of another type, [`synth`] one with random weights.
 //! 5. [`clock`] times the benchmark suite, [`environment`] says where it ran, [`records`] compares runs.
-//!    [`limits`] measures what the machine can do at most.
+//!    [`limits`] measures what the machine can do at most, [`prompt`] is what it is measured with.
 //! 6. [`request`] answers the short form of a benchmark request, for `lm-rs-bench`; [`session`] its long form, in which
 //!    every engine of a comparison speaks, and [`versus`] compares them.
 //!    [`serving`] runs requests that come from other threads, many at once.
@@ -24,6 +24,8 @@ pub mod failure;
 pub mod limits;
 pub mod model_file;
 pub mod output_file;
+#[cfg(feature = "llm-transformer")]
+pub mod prompt;
 pub mod quantize;
 #[cfg(feature = "llm-transformer")]
 pub mod records;

@@ -255,7 +255,7 @@ impl Engine {
             "memory": {
                 "weight_bytes": session.model().weight_bytes(),
                 "session_bytes": plan.map(|plan| plan.session()),
-                "peak_resident_bytes": environment::peak_resident(),
+                "peak_resident_bytes": barelm_protocol::memory().peak_rss,
             },
             "model": {
                 "parameters": session.model().parameters(),

@@ -9,6 +9,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use barelm::llm::benchmarks::stats::percentile;
 use barelm::llm::kv_cache::BLOCK;
 use barelm::llm::model::Shape;
 use barelm::llm::plan::SchedulerConfig;
@@ -21,6 +22,7 @@ use super::setup::{SessionArguments, with_scheduler};
 use crate::environment;
 use crate::failure::Failure;
 use crate::model_file::ModelFile;
+use crate::prompt::random_ids;
 use crate::team::default_threads;
 
 /// Arguments of `barelm batch`.
@@ -84,12 +86,7 @@ impl Row {
     fn median(&self, figure: impl Fn(&Sample) -> f64) -> f64 {
         let mut figures: Vec<_> = self.samples.iter().map(figure).collect();
         figures.sort_unstable_by(f64::total_cmp);
-        let middle = figures.len() / 2;
-        if figures.len().is_multiple_of(2) {
-            (figures[middle - 1] + figures[middle]) / 2.0
-        } else {
-            figures[middle]
-        }
+        percentile(&figures, 50.0)
     }
 }
 
@@ -144,19 +141,11 @@ fn measure(
     vocab_size: usize,
     known: &mut [Vec<u32>],
 ) -> Result<Sample, Failure> {
-    let mut random = 0x9e37_79b9_7f4a_7c15u64;
     let mut got: Vec<Vec<u32>> = vec![Vec::with_capacity(arguments.tokens as usize); sequences];
     for id in 0..sequences as u64 {
-        let prompt = (0..arguments.prompt).map(|_| {
-            // Marsaglia's xorshift.
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            ((random >> 20) % vocab_size as u64) as u32
-        });
         let request = Request {
             id,
-            prompt: prompt.collect(),
+            prompt: random_ids(id, arguments.prompt as usize, vocab_size),
             max_tokens: arguments.tokens as usize,
             sampler: SamplerConfig::default(),
             stop: Vec::new(),
@@ -250,8 +239,6 @@ fn describe(
             "slowest_mixed_pass_ms": row.samples.iter().map(|sample| sample.mixed_ms).collect::<Vec<_>>(),
         })
     });
-    let environment: serde_json::Map<_, _> =
-        environment::describe(Some(file)).into_iter().map(|(name, value)| (name, json!(value))).collect();
     json!({
         "rows": rows.collect::<Vec<_>>(),
         "prompt": arguments.prompt,
@@ -260,6 +247,6 @@ fn describe(
         "chunk": scheduler.config().chunk,
         "threads": threads,
         "kernels": scheduler.kernels().name,
-        "environment": environment,
+        "environment": environment::object(Some(file)),
     })
 }

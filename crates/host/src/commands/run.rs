@@ -16,7 +16,6 @@ use barelm::llm::tokenizer::{Special, Tokenizer};
 use clap::Args;
 
 use super::setup::{Needs, SessionArguments, with_session};
-use crate::environment;
 use crate::failure::Failure;
 use crate::model_file::ModelFile;
 
@@ -159,7 +158,7 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
             if let Ok(plan) = Plan::from_header(&gguf, session.config()) {
                 eprintln!("{}", plan.packed_for(session.kernels(), &gguf));
             }
-            if let Some(peak) = environment::peak_resident() {
+            if let Some(peak) = barelm_protocol::memory().peak_rss {
                 eprintln!("peak    {peak:>14} bytes resident, file {} bytes", file.bytes().len());
             }
         }

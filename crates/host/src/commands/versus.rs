@@ -2,10 +2,10 @@
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::environment;
 use crate::failure::Failure;
@@ -71,6 +71,11 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
     };
     let peers = arguments.peers.iter().map(|line| engine(line));
     let engines = [Ok(ours)].into_iter().chain(peers).collect::<Result<Vec<_>, _>>()?;
+    // Opened before anything is measured, so that a bad path costs no minutes.
+    let before = arguments.json.as_deref().map_or(Ok(String::new()), existing)?;
+    let open =
+        |path: &Option<PathBuf>| path.as_deref().map(|path| OutputFile::create(path, None)).transpose();
+    let (json, markdown) = (open(&arguments.json)?, open(&arguments.markdown)?);
     let buffer = ReadBuffer::try_new()?;
     let bar = std::io::stderr().is_terminal();
     let mut runs = Vec::new();
@@ -82,11 +87,7 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         let works = [Work::Prefill(arguments.prefill as usize), Work::Decode(decode)];
         let works = works.into_iter().filter(|work| !matches!(work, Work::Prefill(0) | Work::Decode(0 | 1)));
         let plan = Plan { engines: engines.clone(), rounds: arguments.rounds.into(), works: works.collect() };
-        let environment: Map<String, Value> = environment::describe(Some(&file))
-            .into_iter()
-            .map(|(name, value)| (name, Value::String(value)))
-            .collect();
-        let environment = Value::Object(environment);
+        let environment = Value::Object(environment::object(Some(&file)));
         for &threads in &arguments.threads {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let mut progress = |what: &str| {
@@ -118,19 +119,26 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
     }
     text.push('\n');
     write!(out, "{text}")?;
-    if let Some(path) = &arguments.json {
-        let before = std::fs::read_to_string(path).unwrap_or_default();
-        save(path, &format!("{before}{records}"))?;
+    if let Some(file) = json {
+        save(file, &format!("{before}{records}"))?;
     }
-    if let Some(path) = &arguments.markdown {
+    if let Some(file) = markdown {
         let remarks: String = runs.iter().map(|run| format!("- {}\n", run.remarks())).collect();
-        save(path, &format!("{text}\n{remarks}"))?;
+        save(file, &format!("{text}\n{remarks}"))?;
     }
     Ok(())
 }
 
-fn save(path: &std::path::Path, text: &str) -> Result<(), Failure> {
-    let mut file = OutputFile::create(path, None)?;
+/// What a file holds that records are appended to. An unreadable one is an error: it would be replaced.
+fn existing(path: &Path) -> Result<String, Failure> {
+    if !path.is_file() {
+        return Ok(String::new());
+    }
+    std::fs::read_to_string(path)
+        .map_err(|error| Failure::because(path.display(), format!("{error}; append to another file")))
+}
+
+fn save(mut file: OutputFile, text: &str) -> Result<(), Failure> {
     file.write_all(text.as_bytes()).map_err(|error| file.failed(error))?;
     file.finish()
 }
@@ -145,5 +153,16 @@ mod tests {
         assert_eq!(peer.program, PathBuf::from("target/release/lm-rs-bench"));
         assert_eq!(peer.arguments, ["--session", "--batch", "8"]);
         assert!(engine("  ").is_err());
+    }
+
+    #[test]
+    fn records_are_appended_and_never_replace_what_cannot_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("records.jsonl");
+        assert_eq!(existing(&path).unwrap(), "");
+        std::fs::write(&path, "{}\n").unwrap();
+        assert_eq!(existing(&path).unwrap(), "{}\n");
+        std::fs::write(&path, b"\xff").unwrap();
+        assert!(existing(&path).unwrap_err().to_string().contains("append to another file"));
     }
 }

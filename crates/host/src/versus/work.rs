@@ -9,6 +9,7 @@ use barelm::llm::tokenizer::{Special, Tokenizer};
 
 use crate::failure::Failure;
 use crate::limits::{ReadBuffer, f32_rate, int8_rate};
+use crate::prompt::random_ids;
 
 /// The text whose continuation the engines are compared by.
 const TEXT: &str = "The history of the steam engine begins";
@@ -36,8 +37,8 @@ impl Work {
     /// Prompt and tokens to ask for, of a vocabulary of this size.
     pub fn request(self, vocab_size: usize) -> (Vec<u32>, usize) {
         match self {
-            Self::Prefill(count) => (prompt(count, vocab_size), 0),
-            Self::Decode(count) => (prompt(1, vocab_size), count),
+            Self::Prefill(count) => (random_ids(0, count, vocab_size), 0),
+            Self::Decode(count) => (random_ids(0, 1, vocab_size), count),
         }
     }
 
@@ -49,17 +50,6 @@ impl Work {
         };
         tokens as f64 * 1e9 / ns.max(1) as f64
     }
-}
-
-/// Ids that look arbitrary and are the same every time.
-fn prompt(count: usize, vocab_size: usize) -> Vec<u32> {
-    let mut state = 0u64;
-    (0..count)
-        .map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            ((state >> 33) % vocab_size as u64) as u32
-        })
-        .collect()
 }
 
 /// What a model's passes read and compute.

@@ -30,6 +30,7 @@ use crate::commands::setup::{Needs, SessionArguments, with_session};
 use crate::failure::Failure;
 use crate::limits::{ReadBuffer, f32_rate, int8_rate};
 use crate::model_file::ModelFile;
+use crate::prompt;
 use crate::team::{ThreadTeam, default_threads};
 
 /// How long reading is measured before a repetition.
@@ -419,13 +420,7 @@ impl Bench<'_> {
 
     /// The same ids every time.
     fn random_ids(&self, count: usize) -> Vec<u32> {
-        let mut state = 0x2545_F491_4F6C_DD1Du64;
-        let next = |_| {
-            // Knuth's MMIX generator; its upper bits are the good ones.
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            ((state >> 33) % self.shape.vocab_size as u64) as u32
-        };
-        (0..count).map(next).collect()
+        prompt::random_ids(0x2545_F491_4F6C_DD1D, count, self.shape.vocab_size)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use barelm::llm::benchmarks::stats::percentile;
 use barelm::llm::gguf::Gguf;
 use barelm::llm::transformer::Session;
 use serde_json::{Value, json};
@@ -85,12 +86,10 @@ impl Row {
     fn quartiles(&self, figure: impl Fn(&Sample) -> Option<f64>) -> [f64; 3] {
         let mut figures: Vec<_> = self.samples.iter().filter_map(figure).collect();
         figures.sort_unstable_by(f64::total_cmp);
-        [0.25, 0.5, 0.75].map(|part| {
-            let Some(last) = figures.len().checked_sub(1) else { return f64::NAN };
-            let rank = part * last as f64;
-            let below = rank as usize;
-            figures[below] + (figures[(below + 1).min(last)] - figures[below]) * (rank - below as f64)
-        })
+        if figures.is_empty() {
+            return [f64::NAN; 3];
+        }
+        [25.0, 50.0, 75.0].map(|p| percentile(&figures, p))
     }
 
     fn share(&self) -> Option<f64> {

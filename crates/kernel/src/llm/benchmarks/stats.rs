@@ -108,8 +108,9 @@ impl Stats {
     }
 }
 
-/// The `p`-th percentile of sorted samples, by linear interpolation at rank `p / 100 * (n - 1)`.
-fn percentile(sorted: &[f64], p: f64) -> f64 {
+/// The `p`-th percentile of sorted samples, of which there is one at least, by linear interpolation at rank
+/// `p / 100 * (n - 1)`.
+pub fn percentile(sorted: &[f64], p: f64) -> f64 {
     let rank = p / 100.0 * (sorted.len() - 1) as f64;
     let below = rank as usize;
     let above = (below + 1).min(sorted.len() - 1);

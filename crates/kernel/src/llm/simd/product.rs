@@ -21,6 +21,26 @@ pub(super) const Q4_K: u32 = GgmlType::Q4_K as u32;
 pub(super) const Q5_K: u32 = GgmlType::Q5_K as u32;
 pub(super) const Q6_K: u32 = GgmlType::Q6_K as u32;
 
+/// Calls one of two functions, for float weights and for quantized ones, with the type as its constant.
+macro_rules! of_type {
+    ($ty:expr, $($floats:ident)::+, $($quantized:ident)::+, $arguments:tt) => {
+        match $ty {
+            $crate::llm::quant::GgmlType::F32 => $($floats)::+::<{ $crate::llm::simd::product::F32 }> $arguments,
+            $crate::llm::quant::GgmlType::F16 => $($floats)::+::<{ $crate::llm::simd::product::F16 }> $arguments,
+            $crate::llm::quant::GgmlType::BF16 => $($floats)::+::<{ $crate::llm::simd::product::BF16 }> $arguments,
+            $crate::llm::quant::GgmlType::Q4_0 => $($quantized)::+::<{ $crate::llm::simd::product::Q4_0 }> $arguments,
+            $crate::llm::quant::GgmlType::Q4_1 => $($quantized)::+::<{ $crate::llm::simd::product::Q4_1 }> $arguments,
+            $crate::llm::quant::GgmlType::Q5_0 => $($quantized)::+::<{ $crate::llm::simd::product::Q5_0 }> $arguments,
+            $crate::llm::quant::GgmlType::Q5_1 => $($quantized)::+::<{ $crate::llm::simd::product::Q5_1 }> $arguments,
+            $crate::llm::quant::GgmlType::Q8_0 => $($quantized)::+::<{ $crate::llm::simd::product::Q8_0 }> $arguments,
+            $crate::llm::quant::GgmlType::Q4_K => $($quantized)::+::<{ $crate::llm::simd::product::Q4_K }> $arguments,
+            $crate::llm::quant::GgmlType::Q5_K => $($quantized)::+::<{ $crate::llm::simd::product::Q5_K }> $arguments,
+            $crate::llm::quant::GgmlType::Q6_K => $($quantized)::+::<{ $crate::llm::simd::product::Q6_K }> $arguments,
+        }
+    };
+}
+pub(super) use of_type;
+
 /// Part of each of `R` rows of weights.
 pub(super) trait Rows<'a, const R: usize>: Copy {
     /// The rows from `first` on, whole.

@@ -95,7 +95,7 @@ macro_rules! vector_table {
             x: &$crate::llm::simd::Activations<'_>,
             out: &mut [f32],
         ) {
-            use $crate::llm::{quant::GgmlType, simd::product};
+            use $crate::llm::simd::product;
             // A function for each type, so that one type's code cannot crowd another's registers.
             #[target_feature(enable = $features)]
             fn groups<const TY: u32>(
@@ -106,19 +106,7 @@ macro_rules! vector_table {
             ) {
                 product::groups::<_, $rows, TY>($set::here(), weights, rows, x, out);
             }
-            match ty {
-                GgmlType::F32 => groups::<{ product::F32 }>(weights, rows, x, out),
-                GgmlType::F16 => groups::<{ product::F16 }>(weights, rows, x, out),
-                GgmlType::BF16 => groups::<{ product::BF16 }>(weights, rows, x, out),
-                GgmlType::Q4_0 => groups::<{ product::Q4_0 }>(weights, rows, x, out),
-                GgmlType::Q4_1 => groups::<{ product::Q4_1 }>(weights, rows, x, out),
-                GgmlType::Q5_0 => groups::<{ product::Q5_0 }>(weights, rows, x, out),
-                GgmlType::Q5_1 => groups::<{ product::Q5_1 }>(weights, rows, x, out),
-                GgmlType::Q8_0 => groups::<{ product::Q8_0 }>(weights, rows, x, out),
-                GgmlType::Q4_K => groups::<{ product::Q4_K }>(weights, rows, x, out),
-                GgmlType::Q5_K => groups::<{ product::Q5_K }>(weights, rows, x, out),
-                GgmlType::Q6_K => groups::<{ product::Q6_K }>(weights, rows, x, out),
-            }
+            product::of_type!(ty, groups, groups, (weights, rows, x, out));
             // What is no whole group.
             $crate::llm::simd::scalar::matmul_rows(ty, weights, rows, rows / $rows * $rows..rows, x, out);
         }

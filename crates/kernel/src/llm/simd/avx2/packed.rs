@@ -78,11 +78,8 @@ macro_rules! packed_products {
             x: &$crate::llm::simd::Activations<'_>,
             out: &mut [f32],
         ) {
-            use $crate::llm::{
-                quant::GgmlType,
-                simd::avx2::{floats, packed},
-                simd::product,
-            };
+            use $crate::llm::simd::avx2::{floats, packed};
+            use $crate::llm::simd::product;
             // A function for each type, so that one type's code cannot crowd another's registers.
             #[target_feature(enable = $features)]
             fn quantized<const TY: u32>(
@@ -108,19 +105,7 @@ macro_rules! packed_products {
             ) {
                 floats::floats::<_, TY>($set::here(), weights, rows, x, out);
             }
-            match ty {
-                GgmlType::F32 => floats::<{ product::F32 }>(weights, rows, x, out),
-                GgmlType::F16 => floats::<{ product::F16 }>(weights, rows, x, out),
-                GgmlType::BF16 => floats::<{ product::BF16 }>(weights, rows, x, out),
-                GgmlType::Q4_0 => quantized::<{ product::Q4_0 }>(weights, rows, x, out),
-                GgmlType::Q4_1 => quantized::<{ product::Q4_1 }>(weights, rows, x, out),
-                GgmlType::Q5_0 => quantized::<{ product::Q5_0 }>(weights, rows, x, out),
-                GgmlType::Q5_1 => quantized::<{ product::Q5_1 }>(weights, rows, x, out),
-                GgmlType::Q8_0 => quantized::<{ product::Q8_0 }>(weights, rows, x, out),
-                GgmlType::Q4_K => quantized::<{ product::Q4_K }>(weights, rows, x, out),
-                GgmlType::Q5_K => quantized::<{ product::Q5_K }>(weights, rows, x, out),
-                GgmlType::Q6_K => quantized::<{ product::Q6_K }>(weights, rows, x, out),
-            }
+            product::of_type!(ty, floats, quantized, (weights, rows, x, out));
             // What is no whole group.
             $crate::llm::simd::scalar::matmul_rows(ty, weights, rows, rows / 8 * 8..rows, x, out);
         }

@@ -60,7 +60,6 @@ macro_rules! packed_products {
             x: &$crate::llm::simd::Activations<'_>,
             out: &mut [f32],
         ) {
-            use $crate::llm::quant::GgmlType;
             use $crate::llm::simd::neon::packed;
             use $crate::llm::simd::product;
 
@@ -130,19 +129,7 @@ macro_rules! packed_products {
                 N
             }
 
-            match ty {
-                GgmlType::F32 => packed::floats::<{ product::F32 }>(weights, rows, x, out),
-                GgmlType::F16 => packed::floats::<{ product::F16 }>(weights, rows, x, out),
-                GgmlType::BF16 => packed::floats::<{ product::BF16 }>(weights, rows, x, out),
-                GgmlType::Q4_0 => groups::<{ product::Q4_0 }>(weights, rows, x, out),
-                GgmlType::Q4_1 => groups::<{ product::Q4_1 }>(weights, rows, x, out),
-                GgmlType::Q5_0 => groups::<{ product::Q5_0 }>(weights, rows, x, out),
-                GgmlType::Q5_1 => groups::<{ product::Q5_1 }>(weights, rows, x, out),
-                GgmlType::Q8_0 => groups::<{ product::Q8_0 }>(weights, rows, x, out),
-                GgmlType::Q4_K => groups::<{ product::Q4_K }>(weights, rows, x, out),
-                GgmlType::Q5_K => groups::<{ product::Q5_K }>(weights, rows, x, out),
-                GgmlType::Q6_K => groups::<{ product::Q6_K }>(weights, rows, x, out),
-            }
+            product::of_type!(ty, packed::floats, groups, (weights, rows, x, out));
             // What is no whole group.
             if !rows.is_multiple_of(8) {
                 $crate::llm::simd::scalar::matmul_rows(ty, weights, rows, rows / 8 * 8..rows, x, out);

@@ -14,7 +14,8 @@
 //! 7. `sampler` picks the next id, `chat` writes conversations as the model knows them, `generate` is the loop
 //!    around all of it, `draft` guesses ahead for it.
 //! 8. `scheduler` runs many requests at once, in passes that they share.
-//! 9. `benchmarks` is the suite.
+//! 9. `operations` are f32 tensor operations on their own: products, attention, norms, functions of every element.
+//! 10. `benchmarks` is the suite.
 //!
 //! Nothing allocates after a `Session` and a `Sampler`, or a `Scheduler`, are built.
 
@@ -38,6 +39,8 @@ pub mod generate;
 pub mod kv_cache;
 #[cfg(feature = "llm-transformer")]
 pub mod model;
+#[cfg(feature = "llm-transformer")]
+pub mod operations;
 #[cfg(feature = "llm-transformer")]
 pub mod plan;
 #[cfg(feature = "llm-transformer")]

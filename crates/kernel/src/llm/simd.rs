@@ -5,6 +5,7 @@
 //! - `lanes`, `product` and `attention::vector` repeat them in vector registers of any kind (feature `simd`), `table` compiles
 //!   them for one instruction set, and `avx2`, `avxvnni`, `avx512`, `neon`, `dotprod` and `i8mm` are such sets, chosen at run
 //!   time. Some want weights `packed`.
+//! - `operations` is a second kind of table, of f32 tensor operations, for [`crate::llm::operations`].
 //! - [`self_test()`] compares every table with the scalar one on a small input, for a kernel that has just booted.
 //!
 //! A [`Kernels`] can only be had for a CPU that has its instructions, so its methods are safe; they check every
@@ -28,6 +29,8 @@ mod i8mm;
 mod lanes;
 #[cfg(all(feature = "simd", target_arch = "aarch64"))]
 mod neon;
+#[cfg(feature = "llm-transformer")]
+pub(in crate::llm) mod operations;
 #[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
 mod packed;
 #[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]

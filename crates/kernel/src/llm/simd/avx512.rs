@@ -33,6 +33,9 @@ vector_table! {
     packed by Packing { rows: 16, pack: packed::pack::<16>, matmul: products }, others by super::avx2::TABLE.matmul
 }
 
+#[cfg(feature = "llm-transformer")]
+super::operations::operations_table! { "avx512", "avx512f,avx512bw,avx512vnni,avx2,fma,f16c", Avx512, tiles of 8 by 3 }
+
 /// Products of packed weights.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
 fn products(ty: GgmlType, weights: &[u8], rows: usize, x: &Activations<'_>, out: &mut [f32]) {

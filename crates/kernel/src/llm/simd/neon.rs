@@ -33,6 +33,9 @@ impl Neon {
 
 vector_table! { "neon", "neon", Neon, 4 rows a group, packed by packed::PACKING }
 
+#[cfg(feature = "llm-transformer")]
+super::operations::operations_table! { "neon", "neon", Neon, tiles of 6 by 1 }
+
 /// Four f16 widened.
 #[inline]
 #[target_feature(enable = "neon")]

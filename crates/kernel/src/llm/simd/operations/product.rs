@@ -1,0 +1,181 @@
+//! The f32 product in vector registers: a tile's sums stay in registers while `k` passes by.
+//!
+//! A lane is a column. For each `k` a tile loads a row of the right panel and takes the left panel's elements one by one
+//! into all lanes; so every element of the result is one sum by fma in the order of `k`, whatever the registers' width.
+
+use super::{Block, STEP};
+use crate::llm::operations::View;
+use crate::llm::simd::lanes::Registers;
+
+/// Panels of `M` rows, each `[column][M]`, the last one padded with zeros.
+#[inline(always)]
+pub(in crate::llm::simd) fn pack_left<const M: usize>(x: View<'_>, out: &mut [f32]) {
+    if x.columns() == 0 {
+        return;
+    }
+    let (out, _) = out.as_chunks_mut::<M>();
+    for (panel, out) in out.chunks_exact_mut(x.columns()).enumerate() {
+        let first = panel * M;
+        let rows = M.min(x.rows() - first);
+        let lines: Option<[&[f32]; M]> = (rows == M)
+            .then(|| core::array::from_fn(|i| x.line(first + i)))
+            .filter(|lines: &[Option<&[f32]>; M]| lines.iter().all(Option::is_some))
+            .map(|lines| lines.map(|line| line.expect("just seen")));
+        if let Some(lines) = lines {
+            transpose(lines, out);
+            continue;
+        }
+        for (column, out) in out.iter_mut().enumerate() {
+            for (i, out) in out.iter_mut().enumerate() {
+                *out = if i < rows { x.at(first + i, column) } else { 0.0 };
+            }
+        }
+    }
+}
+
+/// Whole rows of the same length, turned to columns.
+#[inline(always)]
+fn transpose<const M: usize>(lines: [&[f32]; M], out: &mut [[f32; M]]) {
+    let lines = lines.map(|line| &line[..out.len()]);
+    for (k, out) in out.iter_mut().enumerate() {
+        *out = core::array::from_fn(|i| lines[i][k]);
+    }
+}
+
+/// Panels of `W` steps of columns, each `[row][W steps]`; the last one is of as many steps as it needs, padded with zeros.
+#[inline(always)]
+pub(in crate::llm::simd) fn pack_right<const W: usize>(x: View<'_>, out: &mut [f32]) {
+    let k = x.rows();
+    let mut rest = out;
+    let mut first = 0;
+    while first < x.columns() && k > 0 {
+        let columns = (W * STEP).min(x.columns() - first);
+        let width = columns.next_multiple_of(STEP);
+        let (panel, after) = rest.split_at_mut(k * width);
+        rest = after;
+        for (row, panel) in panel.chunks_exact_mut(width).enumerate() {
+            if let Some(line) = x.line(row) {
+                let line = &line[first..][..columns];
+                match line.as_array::<{ 3 * STEP }>() {
+                    Some(line) if columns == 3 * STEP => panel.copy_from_slice(line),
+                    _ => panel[..columns].copy_from_slice(line),
+                }
+            } else {
+                for (column, out) in panel[..columns].iter_mut().enumerate() {
+                    *out = x.at(row, first + column);
+                }
+            }
+            panel[columns..].fill(0.0);
+        }
+        first += columns;
+    }
+}
+
+/// All tiles of a block: a panel of the right side stays in a near cache while the left side's pass by.
+#[inline(always)]
+pub(in crate::llm::simd) fn block<S: Registers<N>, const N: usize, const M: usize, const W: usize>(
+    s: S,
+    x: &Block<'_>,
+    out: &mut [f32],
+) {
+    let mut first = 0;
+    let mut right = x.right;
+    while first < x.columns {
+        let columns = (W * STEP).min(x.columns - first);
+        let (panel, after) = right.split_at(x.k * columns.next_multiple_of(STEP));
+        right = after;
+        let (panel, _) = panel.as_chunks::<STEP>();
+        let strip = Strip { x, panel, first, columns };
+        match columns.div_ceil(STEP) {
+            1 => strip.tiles::<S, N, M, 1>(s, out),
+            2 => strip.tiles::<S, N, M, 2>(s, out),
+            _ => strip.tiles::<S, N, M, W>(s, out),
+        }
+        first += columns;
+    }
+}
+
+/// One panel of the right side.
+struct Strip<'a> {
+    x: &'a Block<'a>,
+    panel: &'a [[f32; STEP]],
+    first: usize,
+    columns: usize,
+}
+
+impl Strip<'_> {
+    #[inline(always)]
+    fn tiles<S: Registers<N>, const N: usize, const M: usize, const W: usize>(self, s: S, out: &mut [f32]) {
+        let Strip { x, panel, first, columns } = self;
+        let (left, _) = x.left.as_chunks::<M>();
+        let (right, _) = panel.as_chunks::<W>();
+        for (tile, left) in left.chunks_exact(x.k.max(1)).enumerate() {
+            let row = tile * M;
+            if row >= x.rows {
+                break;
+            }
+            let rows = M.min(x.rows - row);
+            let mut rest = &mut out[row * x.row_step + first..];
+            if rows == M && columns == W * STEP {
+                let lines: [&mut [[f32; STEP]; W]; M] = core::array::from_fn(|i| {
+                    let step = if i + 1 < M { x.row_step } else { W * STEP };
+                    let (line, after) = core::mem::take(&mut rest).split_at_mut(step);
+                    rest = after;
+                    line.as_chunks_mut().0.first_chunk_mut().expect("a whole tile")
+                });
+                sums::<S, N, M, W>(s, left, right, x.first, lines);
+                continue;
+            }
+            // What is no whole tile is computed in one beside.
+            let mut whole = [[[0.0; STEP]; W]; M];
+            if !x.first {
+                for (i, whole) in whole[..rows].iter_mut().enumerate() {
+                    whole.as_flattened_mut()[..columns].copy_from_slice(&rest[i * x.row_step..][..columns]);
+                }
+            }
+            sums::<S, N, M, W>(s, left, right, x.first, whole.each_mut());
+            for (i, whole) in whole[..rows].iter().enumerate() {
+                rest[i * x.row_step..][..columns].copy_from_slice(&whole.as_flattened()[..columns]);
+            }
+        }
+    }
+}
+
+/// One tile.
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "registers are counted, not walked")]
+fn sums<S: Registers<N>, const N: usize, const M: usize, const W: usize>(
+    s: S,
+    left: &[[f32; M]],
+    right: &[[[f32; STEP]; W]],
+    first: bool,
+    out: [&mut [[f32; STEP]; W]; M],
+) {
+    let mut sums = [[[s.splat(0.0); N]; W]; M];
+    if !first {
+        for i in 0..M {
+            for w in 0..W {
+                sums[i][w] = s.load(&out[i][w]);
+            }
+        }
+    }
+    for (left, right) in left.iter().zip(right) {
+        let mut b = [[s.splat(0.0); N]; W];
+        for w in 0..W {
+            b[w] = s.load(&right[w]);
+        }
+        for i in 0..M {
+            let a = s.splat(left[i]);
+            for w in 0..W {
+                for n in 0..N {
+                    sums[i][w][n] = s.fma(a, b[w][n], sums[i][w][n]);
+                }
+            }
+        }
+    }
+    for (out, sums) in out.into_iter().zip(sums) {
+        for w in 0..W {
+            s.store(&mut out[w], sums[w]);
+        }
+    }
+}

@@ -32,7 +32,7 @@ impl<'a> View<'a> {
     /// # Errors
     /// [`OperationError::Shape`] unless `data` has `rows * columns` elements.
     pub fn new(data: &'a [f32], rows: usize, columns: usize) -> Result<Self, OperationError> {
-        let expected = rows.checked_mul(columns).unwrap_or(usize::MAX);
+        let expected = rows.saturating_mul(columns);
         super::agree("elements", expected, data.len())?;
         Ok(View { data, rows, columns, row_step: columns, column_step: 1 })
     }
@@ -113,7 +113,7 @@ impl<'a> ViewMut<'a> {
     /// # Errors
     /// [`OperationError::Shape`] unless `data` has `rows * columns` elements.
     pub fn new(data: &'a mut [f32], rows: usize, columns: usize) -> Result<Self, OperationError> {
-        super::agree("elements", rows.checked_mul(columns).unwrap_or(usize::MAX), data.len())?;
+        super::agree("elements", rows.saturating_mul(columns), data.len())?;
         Ok(ViewMut { data, rows, columns, row_step: columns })
     }
 

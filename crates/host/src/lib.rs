@@ -18,6 +18,8 @@ pub mod cli;
 pub mod clock;
 pub mod commands;
 #[cfg(feature = "llm-transformer")]
+pub mod compare;
+#[cfg(feature = "llm-transformer")]
 pub mod environment;
 pub mod failure;
 #[cfg(feature = "llm-transformer")]

@@ -69,7 +69,7 @@ pub fn measure(
         Work::Decode(count) => count + 1,
     });
     let context = longest.max().unwrap_or(0).max(text.len() + COMPARED).next_multiple_of(256);
-    let load = Load { model: path.to_owned(), threads, context, batch: None };
+    let load = Load { model: path.to_owned(), threads, context, ..Load::default() };
 
     let mut engines = Vec::new();
     let mut runs = Vec::new();

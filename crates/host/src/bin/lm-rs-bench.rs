@@ -4,7 +4,6 @@ use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use barelm_host::Failure;
 use barelm_host::model_file::reference_model_path;
 use barelm_host::request::{Engine, Request};
 use barelm_host::session::Ours;
@@ -60,13 +59,8 @@ fn main() -> ExitCode {
 
 /// Answers a session's requests until its end.
 fn speak(arguments: Arguments) -> ExitCode {
-    let spoken = Ours::new(arguments.kernels, arguments.batch).and_then(|ours| {
-        let (input, output) = (std::io::stdin().lock(), std::io::stdout().lock());
-        Ok(barelm_protocol::serve(&ours, input, output)?)
-    });
-    match spoken {
-        // Whoever asked may have gone.
-        Ok(()) | Err(Failure::OutputClosed) => ExitCode::SUCCESS,
+    match Ours::new(arguments.kernels, arguments.batch) {
+        Ok(ours) => barelm_protocol::serve_standard(&ours),
         Err(failure) => {
             eprintln!("lm-rs-bench: {failure}");
             ExitCode::FAILURE

@@ -67,17 +67,12 @@ impl EngineProcess {
                 }
             }
         });
-        let hello = Hello {
-            protocol: 0,
-            engine: shown.clone(),
-            version: String::new(),
-            compiled: Vec::new(),
-            detected: Vec::new(),
-            crippled: None,
-            settings: Default::default(),
-        };
+        let hello = Hello { engine: shown.clone(), ..Hello::default() };
         let mut engine = EngineProcess { name: shown, hello, child, requests, replies, next_id: 0 };
         match engine.hear()? {
+            Reply::Hello(Hello { unavailable: Some(why), .. }) => {
+                Err(engine.wrong(&format!("cannot run here: {why}")))
+            }
             Reply::Hello(hello) if hello.protocol == VERSION => {
                 engine.name.clone_from(&hello.engine);
                 engine.hello = hello;
@@ -125,7 +120,7 @@ impl EngineProcess {
         let mut token_ns = Vec::with_capacity(max_tokens);
         let done = loop {
             match self.hear()? {
-                Reply::Token { id: of, t_ns } if of == id => token_ns.push(t_ns),
+                Reply::Token { id: of, t_ns, .. } if of == id => token_ns.push(t_ns),
                 Reply::Done(done) if done.id == id => break done,
                 other => return Err(self.unexpected("token or done", &other)),
             }
@@ -233,7 +228,8 @@ mod tests {
     fn answer(prefill_ns: u64, token_ns: &[u64], elapsed_ns: u64) -> Answer {
         let decode_ns = token_ns.last().map_or(0, |last| last - token_ns[0]);
         let ids = vec![1; token_ns.len()];
-        Answer { done: Done { id: 0, prefill_ns, decode_ns, ids }, token_ns: token_ns.into(), elapsed_ns }
+        let done = Done { prefill_ns, decode_ns, ids, ..Done::default() };
+        Answer { done, token_ns: token_ns.into(), elapsed_ns }
     }
 
     #[test]
@@ -269,7 +265,7 @@ mod tests {
         assert!(start("exit 3").contains("has ended (exit status: 3)"));
         assert!(start("echo garbage; cat").contains("no reply"));
         assert!(start(r#"echo '{"type":"stats"}'; cat"#).contains("`hello` was expected"));
-        let old = r#"{"type":"hello","protocol":9,"engine":"e","version":"","compiled":[],"detected":[],"settings":{}}"#;
+        let old = serde_json::to_string(&Reply::Hello(Hello { protocol: 9, ..Hello::default() })).unwrap();
         assert!(start(&format!("echo '{old}'; cat")).contains("protocol 9"));
         let missing = EngineProcess::start(Path::new("/nonexistent"), &[]).err().expect("no engine");
         assert!(missing.to_string().contains("/nonexistent"));

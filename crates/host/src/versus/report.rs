@@ -204,16 +204,13 @@ mod tests {
     fn run() -> ModelRun {
         let engine = |name: &str, ids: &[u32], crippled: Option<&str>| EngineRun {
             hello: Hello {
-                protocol: 1,
                 engine: name.into(),
                 version: "1".into(),
-                compiled: Vec::new(),
-                detected: Vec::new(),
                 crippled: crippled.map(String::from),
-                settings: Default::default(),
+                ..Hello::default()
             },
             loaded: Loaded { load_ns: 1_500_000_000, vocab_size: 10 },
-            stats: Stats { rss: None, peak_rss: Some(123_456_789) },
+            stats: Stats { peak_rss: Some(123_456_789), ..Stats::default() },
             ids: ids.into(),
         };
         let slot = |limit: f64, rates: [f64; 2], bad: Option<&str>| Slot {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::num::NonZeroU32;
 
-use barelm_protocol::{Backend, Engine, Hello, Load};
+use barelm_protocol::{Backend, Engine, Expected, Hello, Load};
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::LlamaContextParams;
 use llama_cpp_2::llama_backend::LlamaBackend;
@@ -20,6 +20,9 @@ use crate::features;
 
 /// Positions of a prompt computed at a time.
 const BATCH: usize = 512;
+/// Types of weights that it computes with as they are and that models of this project have.
+const FORMATS: [&str; 11] =
+    ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"];
 
 /// When to use flash attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,17 +92,25 @@ impl Backend for LlamaCpp {
             ("openmp", compiled.iter().any(|name| name == "OPENMP").to_string()),
         ];
         Hello {
-            protocol: barelm_protocol::VERSION,
             engine: "llama.cpp".into(),
             version: concat!("llama-cpp-2 ", env!("LLAMA_CPP_2")).into(),
             crippled: features::crippled(&compiled, &detected),
             compiled,
             detected,
             settings: BTreeMap::from(settings.map(|(name, value)| (name.to_owned(), value))),
+            formats: FORMATS.map(str::to_owned).into(),
+            logits: true,
+            ..Hello::default()
         }
     }
 
     fn with_model(&self, load: &Load, work: &mut dyn FnMut(&mut dyn Engine)) -> Result<(), String> {
+        if let Some(device) = load.device.as_deref().filter(|&device| device != "cpu") {
+            return Err(format!("device: this build has cpu only, not {device}"));
+        }
+        if let Some(kv_type) = load.kv_type.as_deref().filter(|&kv_type| kv_type != "f16") {
+            return Err(format!("kv_type: this engine keeps f16, not {kv_type}"));
+        }
         if !load.model.is_file() {
             return Err(format!("{}: no such file", load.model.display()));
         }
@@ -173,6 +184,16 @@ impl Engine for Loaded<'_> {
 
     fn ends(&self, id: u32) -> bool {
         self.model.vocab().is_eog(LlamaToken::new(id as i32))
+    }
+
+    fn expected(&mut self, ids: &[u32], top: usize) -> Result<Vec<Expected>, String> {
+        self.context.clear_kv_cache();
+        self.used = 0;
+        let each = ids.iter().map(|&id| {
+            self.pass(&[LlamaToken::new(id as i32)])?;
+            Ok(Expected::of(self.context.get_logits_ith(-1), top))
+        });
+        each.collect()
     }
 }
 

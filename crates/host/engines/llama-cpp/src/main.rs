@@ -32,12 +32,7 @@ fn main() -> ExitCode {
         Ok(backend) => backend,
         Err(why) => return refuse(&why),
     };
-    match barelm_protocol::serve(&backend, std::io::stdin().lock(), std::io::stdout().lock()) {
-        Ok(()) => ExitCode::SUCCESS,
-        // Whoever asked has gone.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => refuse(&error.to_string()),
-    }
+    barelm_protocol::serve_standard(&backend)
 }
 
 fn refuse(why: &str) -> ExitCode {

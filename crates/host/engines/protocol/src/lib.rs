@@ -1,18 +1,27 @@
 //! What an engine and whoever measures it say to each other: JSON lines over the engine's standard input and output.
 //!
 //! 1. [`Request`] and [`Reply`] are the lines, the same ones as in `docs/llm/PROTOCOL.md` and its schema.
-//! 2. [`serve`] is the engine's side: an engine implements [`Backend`] and [`Engine`], which know nothing of lines.
-//! 3. [`now_ns`] is the clock that both sides read, [`memory`] what a process says of its memory.
+//! 2. [`Backend`] and [`Engine`] or [`Batched`] are what an engine implements; they know nothing of lines.
+//! 3. [`serve_standard`] is the rest of an engine's program; the short form of a request is answered by it too.
+//! 4. [`ops`] are single operations, [`now_ns`] is the clock that both sides read, [`memory`] what a process says of its
+//!    memory.
 
 mod clock;
+mod engine;
 mod memory;
 mod message;
+pub mod ops;
 mod serve;
+mod short;
 
 pub use clock::now_ns;
+pub use engine::{Backend, Batched, Engine, Event, OpAnswer};
 pub use memory::memory;
-pub use message::{Done, Hello, Load, Loaded, Reply, Request, Stats, Submit};
-pub use serve::{Backend, Engine, serve};
+pub use message::{
+    Batching, Done, Expected, Finish, Hello, Load, Loaded, Logits, Op, OpTimes, Reply, Request, Score, Stats,
+    Submit,
+};
+pub use serve::{serve, serve_standard};
 
 /// Number of this protocol; it changes with every change that an older reader would misunderstand.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;

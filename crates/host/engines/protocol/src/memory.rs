@@ -5,7 +5,7 @@ use crate::message::Stats;
 /// Resident memory now and at most, file pages that are mapped included; `None` where the system does not say.
 pub fn memory() -> Stats {
     let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    Stats { rss: field(&text, "VmRSS:"), peak_rss: field(&text, "VmHWM:") }
+    Stats { rss: field(&text, "VmRSS:"), peak_rss: field(&text, "VmHWM:"), ..Stats::default() }
 }
 
 /// Bytes of a line such as `VmRSS:    1234 kB`.

@@ -1,86 +1,174 @@
 //! The engine's side of a session.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, BufRead, Write};
+use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
+use std::time::Duration;
 
-use crate::message::{Done, Hello, Load, Loaded, Reply, Request, Submit};
-use crate::{memory, now_ns};
+use crate::engine::{Backend, Batched, Engine, Event, OpAnswer};
+use crate::message::{Done, Finish, Loaded, Logits, OpTimes, Reply, Request, Score, Submit};
+use crate::{memory, now_ns, short};
 
-/// A program that can load models.
-pub trait Backend {
-    /// What it says first.
-    fn hello(&self) -> Hello;
+/// How long the first line of the short form, which has no greeting, is waited for.
+const FIRST_LINE: Duration = Duration::from_millis(100);
 
-    /// Loads a model, hands it to `work` and unloads it again. An error, in words for a person, says why there is none;
-    /// `work` was then not called.
-    fn with_model(&self, load: &Load, work: &mut dyn FnMut(&mut dyn Engine)) -> Result<(), String>;
+/// [`serve`] on standard input and output, as a program's whole `main`: failures go to standard error.
+pub fn serve_standard(backend: &dyn Backend) -> ExitCode {
+    match serve(backend, io::BufReader::new(io::stdin()), io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever asked has gone.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}: {error}", backend.hello().engine);
+            ExitCode::FAILURE
+        }
+    }
 }
 
-/// A loaded model with one conversation.
-pub trait Engine {
-    /// Token ids run below this.
-    fn vocab_size(&self) -> usize;
-
-    /// Forgets everything, then computes `prompt` and the logits behind it.
-    fn start(&mut self, prompt: &[u32]) -> Result<(), String>;
-
-    /// The likeliest token of the latest logits; of equal ones the first.
-    fn best(&mut self) -> u32;
-
-    /// Appends a token and computes the logits behind it.
-    fn feed(&mut self, id: u32) -> Result<(), String>;
-
-    /// Whether this token ends a text.
-    fn ends(&self, id: u32) -> bool;
-}
-
-/// Answers requests until the end of `input` or `quit`, one after the other.
+/// Answers requests until `quit`, or the end of `input` and of what was asked before it.
+///
+/// A thread reads `input`, so that requests that come in during a computation are seen between two tokens.
 ///
 /// # Errors
 /// Those of reading and writing. What is wrong with a request is answered, not returned.
-pub fn serve(backend: &dyn Backend, input: impl BufRead, output: impl Write) -> io::Result<()> {
-    let mut talk = Talk { input, output };
-    talk.say(&Reply::Hello(backend.hello()))?;
+pub fn serve(
+    backend: &dyn Backend,
+    input: impl BufRead + Send + 'static,
+    output: impl Write,
+) -> io::Result<()> {
+    let (sender, heard) = channel();
+    // Ends with the input, or when nobody listens any more; a read that lasts until the process ends harms nobody.
+    std::thread::spawn(move || {
+        for line in input.lines() {
+            let heard = match line {
+                Ok(line) if line.trim().is_empty() => continue,
+                Ok(line) => read(line),
+                Err(error) => Heard::Broken(error),
+            };
+            let last = matches!(heard, Heard::Broken(_));
+            if sender.send((now_ns(), heard)).is_err() || last {
+                return;
+            }
+        }
+    });
+    let mut talk = Talk { heard, ahead: VecDeque::new(), output, over: false };
+    match talk.heard.recv_timeout(FIRST_LINE) {
+        Ok((at, first)) => {
+            let greet = !matches!(first, Heard::Short(_));
+            talk.ahead.push_back((at, first));
+            if greet && !talk.greet(backend)? {
+                return Ok(());
+            }
+        }
+        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+            if !talk.greet(backend)? {
+                return Ok(());
+            }
+        }
+    }
     let mut next = talk.hear()?;
-    while let Some(request) = next {
+    while let Some((at, request)) = next {
         next = match request {
-            Request::Quit => None,
-            Request::Stats => {
-                talk.say(&Reply::Stats(memory()))?;
-                talk.hear()?
-            }
-            Request::Submit(submit) => {
-                talk.refuse(Some(submit.id), "no model is loaded; send `load` first".into())?;
-                talk.hear()?
-            }
-            Request::Load(load) => {
-                let begun = now_ns();
+            Heard::Request(Request::Load(load)) => {
                 let mut after = None;
-                let loaded = backend.with_model(&load, &mut |engine| {
-                    after = Some(talk.conversation(engine, now_ns() - begun));
+                let batched = backend.with_batched(&load, &mut |model| {
+                    after = Some(talk.batched(model, now_ns() - at));
                 });
-                match (after, loaded) {
-                    (Some(after), _) => after?,
-                    (None, loaded) => {
+                let loaded = batched.unwrap_or_else(|| {
+                    backend.with_model(&load, &mut |engine| {
+                        after = Some(talk.conversation(engine, now_ns() - at));
+                    })
+                });
+                match after {
+                    Some(after) => after?,
+                    None => {
                         let why = loaded.err().unwrap_or_else(|| "the engine gave no model".into());
                         talk.refuse(None, why)?;
                         talk.hear()?
                     }
                 }
             }
+            Heard::Request(Request::Submit(Submit { id, .. }) | Request::Logits(Score { id, .. })) => {
+                talk.refuse(Some(id), "no model is loaded; send `load` first".into())?;
+                talk.hear()?
+            }
+            Heard::Request(Request::Op(op)) => {
+                let id = op.id;
+                talk.say(&match backend.op(&op) {
+                    OpAnswer::Timed { samples_ns, iterations, check } => {
+                        Reply::Op(OpTimes { id, samples_ns, iterations, check })
+                    }
+                    OpAnswer::NotExpressible(reason) => Reply::NotExpressible { id, reason },
+                    OpAnswer::Failed(message) => Reply::Error { id: Some(id), message },
+                })?;
+                talk.hear()?
+            }
+            Heard::Short(line) => {
+                let result = short::answer(backend, &line);
+                talk.write(&result)?;
+                talk.hear()?
+            }
+            Heard::Request(Request::Quit) => None,
+            Heard::Broken(error) => return Err(error),
+            other => {
+                talk.at_any_time(other)?;
+                talk.hear()?
+            }
         };
     }
     Ok(())
 }
 
-/// Both ends of a session.
-struct Talk<I, O> {
-    input: I,
-    output: O,
+/// What the reader made of a line.
+enum Heard {
+    Request(Request),
+    /// A line of the short form.
+    Short(String),
+    /// No request; why.
+    Wrong(String),
+    /// Nothing can be read any more.
+    Broken(io::Error),
 }
 
-impl<I: BufRead, O: Write> Talk<I, O> {
+fn read(line: String) -> Heard {
+    if short::is_short(&line) {
+        return Heard::Short(line);
+    }
+    match serde_json::from_str(&line) {
+        Ok(request) => Heard::Request(request),
+        Err(error) => Heard::Wrong(format!("not a request: {error}")),
+    }
+}
+
+/// Both ends of a session.
+struct Talk<O> {
+    heard: Receiver<(u64, Heard)>,
+    /// Read, and waiting for their turn, with the time of reading.
+    ahead: VecDeque<(u64, Heard)>,
+    output: O,
+    /// `quit` was read.
+    over: bool,
+}
+
+/// What to go on with when a model has answered all that was for it.
+type Next = Option<(u64, Heard)>;
+
+impl<O: Write> Talk<O> {
+    /// Whether the engine can run.
+    fn greet(&mut self, backend: &dyn Backend) -> io::Result<bool> {
+        let hello = backend.hello();
+        let available = hello.unavailable.is_none();
+        self.say(&Reply::Hello(hello))?;
+        Ok(available)
+    }
+
     fn say(&mut self, reply: &Reply) -> io::Result<()> {
-        let mut line = serde_json::to_vec(reply)?;
+        self.write(reply)
+    }
+
+    fn write(&mut self, line: &impl serde::Serialize) -> io::Result<()> {
+        let mut line = serde_json::to_vec(line)?;
         line.push(b'\n');
         self.output.write_all(&line)?;
         self.output.flush()
@@ -90,35 +178,89 @@ impl<I: BufRead, O: Write> Talk<I, O> {
         self.say(&Reply::Error { id, message })
     }
 
-    /// The next request that can be read; `None` at the end.
-    fn hear(&mut self) -> io::Result<Option<Request>> {
+    /// The next line, waited for; `None` at the end.
+    fn hear(&mut self) -> io::Result<Next> {
+        if self.over {
+            return Ok(None);
+        }
+        Ok(self.ahead.pop_front().or_else(|| self.heard.recv().ok()))
+    }
+
+    /// What is answered at once, whatever is computed; errors in place of what must not be here.
+    fn at_any_time(&mut self, heard: Heard) -> io::Result<()> {
+        match heard {
+            Heard::Request(Request::Stats) => self.say(&Reply::Stats(memory())),
+            Heard::Request(Request::Cancel { id }) => self.cancel_ahead(id),
+            Heard::Request(Request::Quit) => {
+                self.over = true;
+                Ok(())
+            }
+            Heard::Wrong(why) => self.refuse(None, why),
+            Heard::Broken(error) => Err(error),
+            Heard::Short(_) | Heard::Request(_) => unreachable!("these wait for their turn"),
+        }
+    }
+
+    /// Cancels a request that waits for its turn; an error if none of this id does.
+    fn cancel_ahead(&mut self, id: u64) -> io::Result<()> {
+        let is_it = |(_, heard): &(u64, Heard)| matches!(heard, Heard::Request(Request::Submit(submit)) if submit.id == id);
+        let Some((at, _)) = self.ahead.iter().position(is_it).and_then(|place| self.ahead.remove(place))
+        else {
+            return self.refuse(Some(id), format!("request {id} is not in flight"));
+        };
+        let waited = now_ns() - at;
+        self.say(&Reply::Done(Done {
+            id,
+            prefill_ns: waited,
+            finish: Finish::Cancelled,
+            queued_ns: Some(waited),
+            ..Done::default()
+        }))
+    }
+
+    /// Looks at what has come in during a computation: answers what cannot wait and keeps the rest. Tells whether
+    /// request `id` is to end.
+    fn look(&mut self, id: u64) -> io::Result<bool> {
+        let mut end = false;
         loop {
-            let mut line = String::new();
-            if self.input.read_line(&mut line)? == 0 {
-                return Ok(None);
-            }
-            if line.trim().is_empty() {
-                continue;
-            }
-            match serde_json::from_str(&line) {
-                Ok(request) => return Ok(Some(request)),
-                Err(error) => self.refuse(None, format!("not a request: {error}"))?,
+            match self.heard.try_recv() {
+                Ok((_, Heard::Request(Request::Cancel { id: of }))) if of == id => end = true,
+                Ok((at, heard @ (Heard::Short(_) | Heard::Request(_)))) if waits(&heard) => {
+                    self.ahead.push_back((at, heard));
+                }
+                Ok((_, heard)) => self.at_any_time(heard)?,
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return Ok(end || self.over),
             }
         }
     }
 
     /// Answers as long as requests are for this model; gives the one that is not.
-    fn conversation(&mut self, engine: &mut dyn Engine, load_ns: u64) -> io::Result<Option<Request>> {
+    fn conversation(&mut self, engine: &mut dyn Engine, load_ns: u64) -> io::Result<Next> {
         self.say(&Reply::Loaded(Loaded { load_ns, vocab_size: engine.vocab_size() }))?;
         loop {
             match self.hear()? {
-                Some(Request::Submit(submit)) => {
-                    let begun = now_ns();
-                    if let Err(why) = self.answer(engine, &submit, begun)? {
-                        self.refuse(Some(submit.id), why)?;
+                Some((at, Heard::Request(Request::Submit(submit)))) => {
+                    let wrong = check(&submit.prompt_ids, engine.vocab_size());
+                    let answer = match wrong {
+                        None => self.answer(engine, &submit, at)?,
+                        Some(why) => Err(why),
+                    };
+                    match answer {
+                        Ok(()) => {}
+                        Err(why) => self.refuse(Some(submit.id), why)?,
                     }
                 }
-                Some(Request::Stats) => self.say(&Reply::Stats(memory()))?,
+                Some((_, Heard::Request(Request::Logits(Score { id, ids, top })))) => {
+                    let answer = check(&ids, engine.vocab_size()).map_or_else(
+                        || engine.expected(&ids, top),
+                        |why| Err(why.replace("prompt_ids", "ids")),
+                    );
+                    match answer {
+                        Ok(positions) => self.say(&Reply::Logits(Logits { id, positions }))?,
+                        Err(why) => self.refuse(Some(id), why)?,
+                    }
+                }
+                Some((_, heard)) if !waits(&heard) => self.at_any_time(heard)?,
                 other => return Ok(other),
             }
         }
@@ -129,207 +271,199 @@ impl<I: BufRead, O: Write> Talk<I, O> {
         &mut self,
         engine: &mut dyn Engine,
         submit: &Submit,
-        begun: u64,
+        at: u64,
     ) -> io::Result<Result<(), String>> {
-        let vocab_size = engine.vocab_size();
-        if submit.prompt_ids.is_empty() {
-            return Ok(Err("prompt_ids is empty".into()));
-        }
-        if let Some(id) = submit.prompt_ids.iter().find(|&&id| id as usize >= vocab_size) {
-            return Ok(Err(format!("token id {id} is not below {vocab_size}")));
-        }
-        if let Err(why) = engine.start(&submit.prompt_ids) {
+        let mut flight = Flight::new(submit, at);
+        flight.started = Some(now_ns());
+        let started = engine.start(&submit.prompt_ids);
+        if let Err(why) = started {
             return Ok(Err(why));
         }
-        let mut ids = Vec::with_capacity(submit.max_tokens);
-        let mut times = Vec::with_capacity(submit.max_tokens);
-        let mut prefill_ns = now_ns() - begun;
-        while ids.len() < submit.max_tokens {
-            if let Some(&last) = ids.last()
+        let read = now_ns();
+        let mut finish = Finish::Length;
+        while flight.ids.len() < submit.max_tokens {
+            if self.look(submit.id)? {
+                finish = Finish::Cancelled;
+                break;
+            }
+            if let Some(&last) = flight.ids.last()
                 && let Err(why) = engine.feed(last)
             {
                 return Ok(Err(why));
             }
             let id = engine.best();
-            let t_ns = now_ns();
-            ids.push(id);
-            times.push(t_ns);
-            if submit.stream {
-                self.say(&Reply::Token { id: submit.id, t_ns })?;
-            }
+            self.token(&mut flight, submit.id, id, now_ns())?;
             if !submit.ignore_eos && engine.ends(id) {
+                finish = Finish::Stop;
                 break;
             }
         }
-        if !submit.stream {
-            for &t_ns in &times {
-                self.say(&Reply::Token { id: submit.id, t_ns })?;
+        if self.over {
+            return Ok(Ok(()));
+        }
+        self.done(submit.id, &flight, finish, read).map(Ok)
+    }
+
+    fn token(&mut self, flight: &mut Flight, id: u64, token: u32, t_ns: u64) -> io::Result<()> {
+        let index = Some(flight.ids.len());
+        flight.ids.push(token);
+        flight.times.push(t_ns);
+        if flight.stream { self.say(&Reply::Token { id, t_ns, index }) } else { Ok(()) }
+    }
+
+    /// The end of a request; its prompt had been computed at `read`, if no token tells.
+    fn done(&mut self, id: u64, flight: &Flight, finish: Finish, read: u64) -> io::Result<()> {
+        if !flight.stream {
+            for (index, &t_ns) in flight.times.iter().enumerate() {
+                self.say(&Reply::Token { id, t_ns, index: Some(index) })?;
             }
         }
-        let mut decode_ns = 0;
-        if let (Some(first), Some(last)) = (times.first(), times.last()) {
-            prefill_ns = first - begun;
-            decode_ns = last - first;
+        let first = flight.times.first().copied().unwrap_or(read);
+        let last = flight.times.last().copied().unwrap_or(first);
+        self.say(&Reply::Done(Done {
+            id,
+            prefill_ns: first - flight.at,
+            decode_ns: last - first,
+            ids: flight.ids.clone(),
+            finish,
+            queued_ns: flight.started.map(|started| started - flight.at),
+        }))
+    }
+
+    /// [`conversation`](Self::conversation) with a model that computes many requests together.
+    fn batched(&mut self, model: &mut dyn Batched, load_ns: u64) -> io::Result<Next> {
+        self.say(&Reply::Loaded(Loaded { load_ns, vocab_size: model.vocab_size() }))?;
+        let mut flights: BTreeMap<u64, Flight> = BTreeMap::new();
+        // Something that is not for a model that computes: it waits until nothing is in flight, and all behind it too.
+        let mut barrier = None;
+        loop {
+            loop {
+                let next = match (&barrier, flights.is_empty()) {
+                    (Some(_), _) => self.heard.try_recv().ok(),
+                    (None, false) => self.ahead.pop_front().or_else(|| self.heard.try_recv().ok()),
+                    (None, true) => match self.hear()? {
+                        None => return Ok(None),
+                        next => next,
+                    },
+                };
+                let Some((at, heard)) = next else { break };
+                match heard {
+                    heard if barrier.is_some() && waits(&heard) => self.ahead.push_back((at, heard)),
+                    Heard::Request(Request::Submit(submit)) => {
+                        let refused = check(&submit.prompt_ids, model.vocab_size()).or_else(|| {
+                            let known = flights.contains_key(&submit.id);
+                            known.then(|| format!("request {} is in flight already", submit.id))
+                        });
+                        match refused.map_or_else(|| model.submit(&submit), Err) {
+                            Ok(()) => {
+                                flights.insert(submit.id, Flight::new(&submit, at));
+                            }
+                            Err(why) => self.refuse(Some(submit.id), why)?,
+                        }
+                    }
+                    Heard::Request(Request::Cancel { id }) if flights.contains_key(&id) => {
+                        model.cancel(id);
+                        let flight = flights.remove(&id).expect("looked up before");
+                        self.done(id, &flight, Finish::Cancelled, now_ns())?;
+                    }
+                    Heard::Request(Request::Logits(Score { id, .. })) => {
+                        let why = "not exposed: load with max_sequences 1 for logits".into();
+                        self.refuse(Some(id), why)?;
+                    }
+                    heard if waits(&heard) => barrier = Some((at, heard)),
+                    heard => self.at_any_time(heard)?,
+                }
+                if self.over {
+                    return Ok(None);
+                }
+            }
+            if flights.is_empty() {
+                return Ok(barrier);
+            }
+            let mut written = Ok(());
+            let stepped = model.step(&mut |event| {
+                if written.is_ok() {
+                    written = self.event(&mut flights, event);
+                }
+            });
+            written?;
+            if let Err(why) = stepped {
+                for id in std::mem::take(&mut flights).into_keys() {
+                    model.cancel(id);
+                    self.refuse(Some(id), why.clone())?;
+                }
+            }
         }
-        self.say(&Reply::Done(Done { id: submit.id, prefill_ns, decode_ns, ids }))?;
-        Ok(Ok(()))
+    }
+
+    /// Something happened to one of the requests in flight.
+    fn event(&mut self, flights: &mut BTreeMap<u64, Flight>, event: Event) -> io::Result<()> {
+        match event {
+            Event::Started { id, t_ns } => {
+                if let Some(flight) = flights.get_mut(&id) {
+                    flight.started.get_or_insert(t_ns.max(flight.at));
+                }
+                Ok(())
+            }
+            Event::Token { id, token, t_ns } => match flights.get_mut(&id) {
+                Some(flight) => self.token(flight, id, token, t_ns),
+                None => Ok(()),
+            },
+            Event::Done { id, finish } => match flights.remove(&id) {
+                Some(flight) => self.done(id, &flight, finish, now_ns()),
+                None => Ok(()),
+            },
+            Event::Failed { id, message } => match flights.remove(&id) {
+                Some(_) => self.refuse(Some(id), message),
+                None => Ok(()),
+            },
+        }
+    }
+}
+
+/// Whether a line has its turn, in order, or is answered at any time.
+fn waits(heard: &Heard) -> bool {
+    match heard {
+        Heard::Short(_) => true,
+        Heard::Request(Request::Stats | Request::Cancel { .. } | Request::Quit) => false,
+        Heard::Request(_) => true,
+        Heard::Wrong(_) | Heard::Broken(_) => false,
+    }
+}
+
+/// What is wrong with a prompt.
+fn check(prompt_ids: &[u32], vocab_size: usize) -> Option<String> {
+    if prompt_ids.is_empty() {
+        return Some("prompt_ids is empty".into());
+    }
+    let id = prompt_ids.iter().find(|&&id| id as usize >= vocab_size)?;
+    Some(format!("token id {id} is not below {vocab_size}"))
+}
+
+/// A request on its way.
+struct Flight {
+    /// When it was read.
+    at: u64,
+    started: Option<u64>,
+    stream: bool,
+    ids: Vec<u32>,
+    times: Vec<u64>,
+}
+
+impl Flight {
+    fn new(submit: &Submit, at: u64) -> Self {
+        // A request may ask for more than will ever come; the first tokens at least cost no allocation.
+        let room = submit.max_tokens.min(1 << 16);
+        Flight {
+            at,
+            started: None,
+            stream: submit.stream,
+            ids: Vec::with_capacity(room),
+            times: Vec::with_capacity(room),
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::cell::Cell;
-    use std::collections::BTreeMap;
-
-    /// Continues 5 by 6, 7, …; ten ids, of which 8 ends a text.
-    struct Counting {
-        last: u32,
-    }
-
-    impl Engine for Counting {
-        fn vocab_size(&self) -> usize {
-            10
-        }
-
-        fn start(&mut self, prompt: &[u32]) -> Result<(), String> {
-            self.last = *prompt.last().unwrap();
-            Ok(())
-        }
-
-        fn best(&mut self) -> u32 {
-            self.last + 1
-        }
-
-        fn feed(&mut self, id: u32) -> Result<(), String> {
-            self.last = id;
-            if id == 9 { Err("full".into()) } else { Ok(()) }
-        }
-
-        fn ends(&self, id: u32) -> bool {
-            id == 8
-        }
-    }
-
-    #[derive(Default)]
-    struct Counters {
-        loads: Cell<usize>,
-    }
-
-    impl Backend for Counters {
-        fn hello(&self) -> Hello {
-            Hello {
-                protocol: crate::VERSION,
-                engine: "counting".into(),
-                version: "1".into(),
-                compiled: Vec::new(),
-                detected: Vec::new(),
-                crippled: None,
-                settings: BTreeMap::new(),
-            }
-        }
-
-        fn with_model(&self, load: &Load, work: &mut dyn FnMut(&mut dyn Engine)) -> Result<(), String> {
-            if load.threads == 0 {
-                return Err("threads: at least one".into());
-            }
-            self.loads.set(self.loads.get() + 1);
-            work(&mut Counting { last: 0 });
-            Ok(())
-        }
-    }
-
-    fn talk(lines: &str) -> Vec<Reply> {
-        let mut output = Vec::new();
-        serve(&Counters::default(), lines.as_bytes(), &mut output).unwrap();
-        let text = String::from_utf8(output).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-
-    const LOAD: &str = r#"{"type":"load","model":"m.gguf","threads":1,"context":16}"#;
-
-    #[test]
-    fn a_prompt_is_continued_and_every_token_has_its_time() {
-        let replies =
-            talk(&format!("{LOAD}\n{{\"type\":\"submit\",\"id\":7,\"prompt_ids\":[4],\"max_tokens\":3}}\n"));
-        assert!(matches!(replies[0], Reply::Hello(_)));
-        assert!(matches!(replies[1], Reply::Loaded(Loaded { vocab_size: 10, .. })));
-        let times: Vec<u64> = replies[2..5]
-            .iter()
-            .map(|reply| match reply {
-                Reply::Token { id: 7, t_ns } => *t_ns,
-                other => panic!("{other:?}"),
-            })
-            .collect();
-        assert!(times.is_sorted());
-        let Reply::Done(done) = &replies[5] else { panic!("{:?}", replies[5]) };
-        assert_eq!((done.id, &done.ids[..], done.decode_ns), (7, &[5, 6, 7][..], times[2] - times[0]));
-        assert_eq!(replies.len(), 6);
-    }
-
-    #[test]
-    fn ends_are_heeded_when_asked_and_prompts_may_stand_alone() {
-        let submit = |fields: &str| {
-            let line = format!(r#"{{"type":"submit","id":1,"prompt_ids":[5],{fields},"stream":false}}"#);
-            match talk(&format!("{LOAD}\n{line}\n")).pop() {
-                Some(Reply::Done(done)) => done,
-                other => panic!("{other:?}"),
-            }
-        };
-        assert_eq!(submit(r#""max_tokens":4,"ignore_eos":false"#).ids, [6, 7, 8]);
-        assert_eq!(submit(r#""max_tokens":4"#).ids, [6, 7, 8, 9]);
-        let alone = submit(r#""max_tokens":0"#);
-        assert_eq!((alone.ids.len(), alone.decode_ns), (0, 0));
-    }
-
-    #[test]
-    fn what_is_wrong_is_answered_and_the_session_goes_on() {
-        let lines = [
-            "{",
-            r#"{"type":"sing"}"#,
-            r#"{"type":"submit","id":1,"prompt_ids":[5],"max_tokens":1}"#,
-            r#"{"type":"load","model":"m","threads":0,"context":1}"#,
-            r#"{"type":"load","model":"m","threads":1,"context":1,"speed":9}"#,
-            LOAD,
-            r#"{"type":"submit","id":2,"prompt_ids":[],"max_tokens":1}"#,
-            r#"{"type":"submit","id":3,"prompt_ids":[10],"max_tokens":1}"#,
-            r#"{"type":"submit","id":4,"prompt_ids":[8],"max_tokens":9}"#,
-            r#"{"type":"stats"}"#,
-            r#"{"type":"quit"}"#,
-            r#"{"type":"stats"}"#,
-        ];
-        let replies = talk(&lines.join("\n"));
-        let errors: Vec<_> = replies
-            .iter()
-            .filter_map(|reply| match reply {
-                Reply::Error { id, message } => Some((*id, message.as_str())),
-                _ => None,
-            })
-            .collect();
-        let ids: Vec<_> = errors.iter().map(|(id, _)| *id).collect();
-        assert_eq!(ids, [None, None, Some(1), None, None, Some(2), Some(3), Some(4)]);
-        for ((_, message), part) in errors.iter().zip([
-            "not a request",
-            "sing",
-            "`load` first",
-            "at least one",
-            "speed",
-            "empty",
-            "10 is not below 10",
-            "full",
-        ]) {
-            assert!(message.contains(part), "{message}");
-        }
-        // After `quit` nothing is answered.
-        assert!(matches!(replies.last(), Some(Reply::Stats(_))));
-        assert_eq!(replies.iter().filter(|reply| matches!(reply, Reply::Stats(_))).count(), 1);
-    }
-
-    #[test]
-    fn a_model_takes_the_place_of_another() {
-        let mut output = Vec::new();
-        let counters = Counters::default();
-        serve(&counters, format!("{LOAD}\n{LOAD}\n").as_bytes(), &mut output).unwrap();
-        assert_eq!(counters.loads.get(), 2);
-    }
-}
+#[path = "serve/tests.rs"]
+mod tests;

@@ -34,6 +34,10 @@ pub enum Command {
     Perplexity(commands::perplexity::Arguments),
     /// Write a model file of another type.
     Quantize(commands::quantize::Arguments),
+    /// Write a model file of a Hugging Face checkpoint folder.
+    Convert(commands::convert::Arguments),
+    /// Write a model file as a Hugging Face checkpoint folder.
+    Export(commands::export::Arguments),
     /// Write a model file of a known shape with random weights.
     Synth(commands::synth::Arguments),
     /// Run the benchmark suite, or measure the speed of a model.
@@ -64,6 +68,8 @@ impl Cli {
             #[cfg(feature = "llm-transformer")]
             Command::Perplexity(arguments) => commands::perplexity::run(&arguments, out),
             Command::Quantize(arguments) => commands::quantize::run(&arguments, out),
+            Command::Convert(arguments) => commands::convert::run(&arguments, out),
+            Command::Export(arguments) => commands::export::run(&arguments, out),
             Command::Synth(arguments) => commands::synth::run(&arguments, out),
             #[cfg(feature = "llm-transformer")]
             Command::Bench(arguments) => commands::bench::run(&arguments, out),

@@ -4,6 +4,8 @@
 pub mod batch;
 #[cfg(feature = "llm-transformer")]
 pub mod bench;
+pub mod convert;
+pub mod export;
 pub mod inspect;
 #[cfg(feature = "llm-transformer")]
 pub mod logits;

@@ -13,6 +13,7 @@
 //! 7. [`output_file`] is what commands write to, [`failure`] how a command says what went wrong.
 
 pub mod cache;
+pub mod checkpoint;
 pub mod cli;
 #[cfg(feature = "llm-transformer")]
 pub mod clock;

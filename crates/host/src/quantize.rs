@@ -81,17 +81,28 @@ pub struct Report {
 
 /// The type that `tensor` of `input` gets in a file of type `ty`.
 pub fn tensor_type(input: &Gguf<'_>, tensor: &TensorInfo<'_>, ty: GgmlType, pure: bool) -> GgmlType {
-    let name = tensor.name;
-    if tensor.n_dims < 2 || !name.ends_with("weight") || name.ends_with("_norm.weight") {
-        return tensor.ty;
-    }
     let head = if input.tensor("output.weight").is_some() { "output.weight" } else { "token_embd.weight" };
-    let chosen = if ty.is_quantized() && !pure && name == head { GgmlType::Q8_0 } else { ty };
-    if tensor.dims[0].is_multiple_of(chosen.block_len() as u64) { chosen } else { GgmlType::F16 }
+    if is_matrix(tensor.name, tensor.n_dims) {
+        matrix_type(ty, pure || tensor.name != head, tensor.dims[0])
+    } else {
+        tensor.ty
+    }
+}
+
+/// Whether a tensor is one of the matrices that take a file's type.
+pub fn is_matrix(name: &str, n_dims: usize) -> bool {
+    n_dims >= 2 && name.ends_with("weight") && !name.ends_with("_norm.weight")
+}
+
+/// The type of a matrix with rows of `row` elements in a file of type `ty`; `body` is false for the head, unless it is to be
+/// like the others.
+pub fn matrix_type(ty: GgmlType, body: bool, row: u64) -> GgmlType {
+    let chosen = if ty.is_quantized() && !body { GgmlType::Q8_0 } else { ty };
+    if row.is_multiple_of(chosen.block_len() as u64) { chosen } else { GgmlType::F16 }
 }
 
 /// The number that llama.cpp gives a file in `general.file_type`; `None` for types that are not made.
-fn file_type(ty: GgmlType) -> Option<u32> {
+pub fn file_type(ty: GgmlType) -> Option<u32> {
     Some(match ty {
         GgmlType::F32 => 0,
         GgmlType::F16 => 1,
@@ -139,7 +150,7 @@ pub fn quantize(
 
     let mut data = writer.begin(|bytes: &[u8]| out.write_all(bytes))?;
     let mut done = 0;
-    let (mut values, mut bytes) = (Vec::new(), Vec::new());
+    let mut recoded = Recoded::default();
     for tensor in input.tensors() {
         let to = tensor_type(input, &tensor, ty, pure);
         let source = input.data(&tensor)?;
@@ -147,31 +158,48 @@ pub fn quantize(
         // Whole blocks of both types: 256 is a multiple of every block length.
         let piece = PIECE / tensor.ty.block_len() * tensor.ty.block_bytes();
         for (i, source) in source.chunks(piece).enumerate() {
-            if to == tensor.ty {
-                data.write(source)?;
-                report.bytes_out += source.len() as u64;
-            } else {
-                check_scales(tensor.ty, source).map_err(|bad| {
-                    failed(QuantizeError::NotFinite { index: i * PIECE + bad.block * tensor.ty.block_len() })
-                })?;
-                let elements = source.len() / tensor.ty.block_bytes() * tensor.ty.block_len();
-                values.resize(elements, 0.0);
-                dequantize(tensor.ty, source, &mut values);
-                bytes.resize(
-                    to.row_bytes(elements).expect("`tensor_type` chose a type that fits the rows"),
-                    0,
-                );
-                quantize_blocks(to, &values, &mut bytes)
-                    .map_err(|error| failed(shifted(error, i * PIECE)))?;
-                data.write(&bytes)?;
-                report.bytes_out += bytes.len() as u64;
-            }
+            let written =
+                recoded.recode(tensor.ty, source, to).map_err(|error| failed(shifted(error, i * PIECE)))?;
+            data.write(written)?;
+            report.bytes_out += written.len() as u64;
             done += source.len() as u64;
             progress(done, report.bytes_in);
         }
     }
     data.finish()?;
     Ok(report)
+}
+
+/// Room for a piece of a tensor in another type.
+#[derive(Default)]
+pub struct Recoded {
+    values: Vec<f32>,
+    bytes: Vec<u8>,
+}
+
+impl Recoded {
+    /// `source`, whole blocks of type `from` and of `to`, as type `to`; the same bytes where these are one.
+    ///
+    /// # Errors
+    /// Values that are not finite, or too large for the type.
+    pub fn recode<'a>(
+        &'a mut self,
+        from: GgmlType,
+        source: &'a [u8],
+        to: GgmlType,
+    ) -> Result<&'a [u8], QuantizeError> {
+        if from == to {
+            return Ok(source);
+        }
+        check_scales(from, source)
+            .map_err(|bad| QuantizeError::NotFinite { index: bad.block * from.block_len() })?;
+        let elements = source.len() / from.block_bytes() * from.block_len();
+        self.values.resize(elements, 0.0);
+        dequantize(from, source, &mut self.values);
+        self.bytes.resize(to.row_bytes(elements).expect("whole blocks, as the caller owes"), 0);
+        quantize_blocks(to, &self.values, &mut self.bytes)?;
+        Ok(&self.bytes)
+    }
 }
 
 /// The same error with its index counted from `offset` elements earlier.

@@ -40,7 +40,8 @@ pub struct Arguments {
     pub pure: bool,
 }
 
-fn type_parser() -> impl TypedValueParser<Value = GgmlType> {
+/// Reads a type by its name.
+pub(super) fn type_parser() -> impl TypedValueParser<Value = GgmlType> {
     PossibleValuesParser::new(TYPES.map(|(name, _)| name)).map(|name| {
         let found = TYPES.iter().find(|(known, _)| known.eq_ignore_ascii_case(&name));
         found.expect("the parser lets only these names through").1

@@ -161,7 +161,7 @@ impl Span {
                 let decades = (high / low).log10();
                 let within: &[f64] = if decades > 4.0 { &[1.0] } else { &[1.0, 2.0, 5.0] };
                 let exponents = low.log10().floor() as i32..=high.log10().ceil() as i32;
-                let all = exponents.flat_map(|e| within.iter().map(move |m| m * 10f64.powi(e)));
+                let all = exponents.flat_map(|e| within.iter().map(move |m| m * power_of_ten(e)));
                 all.filter(|&value| value >= low && value <= high).collect()
             }
         }
@@ -173,9 +173,13 @@ fn shown(scale: Scale, value: f64) -> bool {
     value.is_finite() && (scale == Scale::Linear || value > 0.0)
 }
 
+fn power_of_ten(exponent: i32) -> f64 {
+    libm::pow(10.0, exponent.into())
+}
+
 /// 1, 2 or 5 times a power of ten, not below `least`.
 fn round_step(least: f64) -> f64 {
-    let power = 10f64.powi(least.log10().floor() as i32);
+    let power = power_of_ten(least.log10().floor() as i32);
     let step = [1.0, 2.0, 5.0, 10.0].into_iter().find(|step| step * power >= least * 0.999);
     step.unwrap_or(10.0) * power
 }

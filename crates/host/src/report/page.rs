@@ -130,7 +130,7 @@ impl Page {
             section.parts.iter().for_each(|part| part.html(&mut out));
             out.push_str("</section>\n");
         }
-        let _ = write!(out, "<script>{SCRIPT}</script></body></html>\n");
+        let _ = writeln!(out, "<script>{SCRIPT}</script></body></html>");
         out
     }
 

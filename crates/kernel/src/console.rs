@@ -3,31 +3,81 @@
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::drivers::mini_uart::MiniUart;
 use crate::drivers::pl011::Pl011;
+use crate::machine::{Uart, UartKind};
 
-/// Where QEMU's `virt` machine has its UART; used until the device tree has been read.
-pub const VIRT_UART: usize = 0x0900_0000;
-
-static BASE: AtomicUsize = AtomicUsize::new(VIRT_UART);
+/// Where the UART is, and which; zero until [`set`], and nothing is written before.
+static BASE: AtomicUsize = AtomicUsize::new(0);
+static KIND: AtomicUsize = AtomicUsize::new(0);
 static LOCK: spin::Mutex<()> = spin::Mutex::new(());
 
-/// Tells the console where its PL011 is.
+/// Tells the console which UART it is.
 ///
 /// # Safety
-/// - `base` is the address of a PL011's registers.
-pub unsafe fn set_base(base: usize) {
-    BASE.store(base, Ordering::Relaxed);
+/// - There is such a UART, mapped as device memory from now on.
+pub unsafe fn set(uart: Uart) {
+    BASE.store(0, Ordering::Relaxed);
+    KIND.store(uart.kind as usize, Ordering::Relaxed);
+    BASE.store(uart.base, Ordering::Release);
 }
 
-/// Where the PL011 is.
-pub fn base() -> usize {
-    BASE.load(Ordering::Relaxed)
+/// The console's UART.
+#[derive(Clone, Copy, Debug)]
+pub enum Port {
+    /// None yet.
+    None,
+    /// A PL011.
+    Pl011(Pl011),
+    /// A mini-UART.
+    Mini(MiniUart),
 }
 
 /// The UART, without the lock.
-pub fn uart() -> Pl011 {
-    // SAFETY: the base is the device tree's UART or, before that, the one of the only board without a tree.
-    unsafe { Pl011::new(base()) }
+pub fn uart() -> Port {
+    let base = BASE.load(Ordering::Acquire);
+    if base == 0 {
+        return Port::None;
+    }
+    if KIND.load(Ordering::Relaxed) == UartKind::Mini as usize {
+        // SAFETY: by `set`'s promise.
+        Port::Mini(unsafe { MiniUart::new(base) })
+    } else {
+        // SAFETY: by `set`'s promise.
+        Port::Pl011(unsafe { Pl011::new(base) })
+    }
+}
+
+impl Port {
+    /// Sends one byte, waiting for room.
+    pub fn send(&self, byte: u8) {
+        match self {
+            Self::None => {}
+            Self::Pl011(uart) => uart.send(byte),
+            Self::Mini(uart) => uart.send(byte),
+        }
+    }
+
+    /// The next byte received, if there is one.
+    pub fn receive(&self) -> Option<u8> {
+        match self {
+            Self::None => None,
+            Self::Pl011(uart) => uart.receive(),
+            Self::Mini(uart) => uart.receive(),
+        }
+    }
+}
+
+impl fmt::Write for Port {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            if byte == b'\n' {
+                self.send(b'\r');
+            }
+            self.send(byte);
+        }
+        Ok(())
+    }
 }
 
 /// Writes whole pieces under the lock.

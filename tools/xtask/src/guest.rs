@@ -86,8 +86,9 @@ impl Outcome {
     }
 }
 
-/// Where the image goes without a device tree: 2 MiB into RAM, as a boot loader would put it.
-const LOAD_ADDRESS: u64 = 0x4020_0000;
+/// Where the image goes without a device tree: in the second gigabyte of RAM. QEMU puts its tree at the start of the
+/// first, where the image would look had it been put there.
+const LOAD_ADDRESS: u64 = 0x8020_0000;
 
 impl Boot {
     /// The command line of the emulator.

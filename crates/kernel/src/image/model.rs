@@ -5,8 +5,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::options::{Options, Source};
-use crate::boot::heap_free;
 use crate::boot::machine::Machine;
+use crate::boot::{heap_free, make_read_only, model_file, take_pages};
 use crate::console_line as line;
 use crate::llm::gguf::Gguf;
 use crate::llm::model::{LoadConfig, Model};
@@ -39,9 +39,9 @@ pub struct Loaded {
 
 impl Loaded {
     /// Loads what the command line asks for.
-    pub fn load(options: &Options<'_>, machine: &Machine) -> Result<Self, String> {
+    pub fn load(options: &Options<'_>, machine: &Machine<'static>) -> Result<Self, String> {
         let file = match options.model {
-            Source::Initrd => machine.initrd.ok_or(
+            Source::Initrd => model_file(machine).ok_or(
                 "no model: pass a GGUF file with -initrd, or use the small one inside the image with model=embedded",
             )?,
             Source::Embedded => &EMBEDDED.0,
@@ -63,16 +63,16 @@ impl Loaded {
             return Ok(());
         }
         let plan = Plan::from_header(&self.gguf, session).map_err(|error| format!("{error}"))?;
-        let mut memory = Vec::new();
         let room = (heap_free() as u64).checked_sub(plan.session()).is_some_and(|room| needed as u64 <= room);
-        if !room || memory.try_reserve_exact(needed).is_err() {
+        // The copy lives as long as the machine runs.
+        let Some(memory) = room.then(|| take_pages(needed)).flatten() else {
             line!("packed for {}: no, {needed} more bytes are not free; slower", kernels.name);
             return Ok(());
-        }
-        memory.resize(needed, 0);
-        // The copy lives as long as the machine runs.
-        let model = self.model.packed(kernels, memory.leak()).map_err(|error| format!("{error}"))?;
-        line!("packed for {}: {needed} bytes", kernels.name);
+        };
+        let pages = memory.as_ptr_range();
+        let model = self.model.packed(kernels, memory).map_err(|error| format!("{error}"))?;
+        make_read_only(pages.start.addr()..pages.end.addr()).map_err(|error| format!("{error}"))?;
+        line!("packed for {}: {needed} bytes, read-only from now on", kernels.name);
         self.packed = Some((kernels, model));
         Ok(())
     }

@@ -15,7 +15,7 @@ use super::{fault, generation, hash, suite};
 use crate::arch::aarch64::{cores, features};
 use crate::boot::clock::KernelClock;
 use crate::boot::machine::Machine;
-use crate::boot::{Step, begin, heap_free};
+use crate::boot::{Step, begin, entered_at, heap_free, pi, print_map};
 use crate::console_line as line;
 use crate::llm::benchmarks::ClockKind;
 use crate::llm::plan::SessionConfig;
@@ -23,7 +23,7 @@ use crate::llm::pool::Team;
 use crate::llm::simd::{self, ARITHMETIC_VERSION, Kernels};
 
 /// Runs the image to its end. An error is one line for a person.
-pub fn run(machine: &Machine, _heap: usize) -> Result<(), String> {
+pub fn run(machine: &Machine<'static>, _heap: usize) -> Result<(), String> {
     line!("BareLM {} on bare metal, no operating system", env!("CARGO_PKG_VERSION"));
     begin(Step::CommandLine);
     let options = Options::parse(machine.bootargs).map_err(|e| e.to_string())?;
@@ -36,11 +36,15 @@ pub fn run(machine: &Machine, _heap: usize) -> Result<(), String> {
     let team = cores::start(machine.cores.iter().copied(), wanted, |affinity, error| {
         line!("core {affinity:#x} stays off: {error}");
     });
-    let kind = if machine.emulated { ClockKind::Emulated } else { ClockKind::Wall };
+    let emulated = machine.emulated || pi::is_emulated();
+    let kind = if emulated { ClockKind::Emulated } else { ClockKind::Wall };
     let clock = KernelClock::new(kind, options.exact);
-    let description = describe(machine, team);
+    let description = describe(machine, team, emulated);
     line!("{description}");
+    line!("board: {}", machine.model);
+    pi::print();
     line!("memory: {} bytes of RAM, {} bytes free", machine.ram_bytes(), heap_free());
+    print_map();
     features::announce();
     let kernels = kernels(&options)?;
 
@@ -101,14 +105,15 @@ pub fn run(machine: &Machine, _heap: usize) -> Result<(), String> {
 }
 
 /// The machine in words.
-fn describe(machine: &Machine, team: &dyn Team) -> String {
+fn describe(machine: &Machine<'_>, team: &dyn Team, emulated: bool) -> String {
     format!(
-        "machine: {}{}, {} of {} cores running, at EL{}",
+        "machine: {}{}, {} of {} cores running, at EL{}, entered at EL{}",
         Cpu(MIDR_EL1.get()),
-        if machine.emulated { " (emulated)" } else { "" },
+        if emulated { " (emulated)" } else { "" },
         team.size(),
         machine.cores.len(),
-        CurrentEL.read(CurrentEL::EL)
+        CurrentEL.read(CurrentEL::EL),
+        entered_at()
     )
 }
 

@@ -196,6 +196,7 @@ const CASES: &[Case] = &[
     Case {
         name: "no device tree",
         device_tree: false,
+        memory: "2G",
         expected: Expected::Status(1, &["error at boot step `device tree`", "-kernel"]),
         ..PLAIN
     },

@@ -3,10 +3,15 @@
 //! An emulated core that spins keeps a host's processor from the very core it waits for; where the host has other
 //! work too, every barrier then lasts a time slice. `wfi` is the one instruction that QEMU gives the processor back
 //! for (`wfe` and `yield` are nothing to its threads), and it needs an interrupt to end: the virtual timer's, through
-//! a GICv2 (Arm IHI 0048). Interrupts stay masked; a pending one ends `wfi` all the same.
+//! a GICv2 (Arm IHI 0048) or the local controller of a Raspberry Pi 3 (BCM2836 ARM-local peripherals). Interrupts stay
+//! masked; a pending one ends `wfi` all the same.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use cortex_a::registers::{MPIDR_EL1, Readable};
+
+use crate::machine::Interrupts;
 
 /// Looks without sleep: some tens of microseconds on an emulated core.
 const PATIENCE: u32 = 4000;
@@ -21,17 +26,27 @@ const GICC_CTLR: usize = 0x00;
 const GICC_PMR: usize = 0x04;
 const GICC_HPPIR: usize = 0x18;
 
-static DISTRIBUTOR: AtomicUsize = AtomicUsize::new(0);
-static INTERFACE: AtomicUsize = AtomicUsize::new(0);
+/// Of the local controller, a register for each core: which timers interrupt it, and what does now.
+const LOCAL_TIMERS: usize = 0x40;
+const LOCAL_SOURCE: usize = 0x60;
+const LOCAL_VIRTUAL: u32 = 1 << 3;
+
+/// Distributor and interface; the interface is zero where the first is a local controller.
+static FIRST: AtomicUsize = AtomicUsize::new(0);
+static SECOND: AtomicUsize = AtomicUsize::new(0);
 static WAKES: AtomicBool = AtomicBool::new(false);
 
 /// Tells where the interrupt controller is. Without one, nobody sleeps.
 ///
 /// # Safety
-/// - They are a GICv2's distributor and CPU interface, mapped as device memory whenever cores run.
-pub unsafe fn set_controller(distributor: usize, interface: usize) {
-    DISTRIBUTOR.store(distributor, Ordering::Relaxed);
-    INTERFACE.store(interface, Ordering::Relaxed);
+/// - It is there, mapped as device memory whenever cores run.
+pub unsafe fn set_controller(interrupts: &Interrupts) {
+    let (first, second) = match interrupts {
+        Interrupts::Gicv2 { distributor, interface } => (distributor.start, interface.start),
+        Interrupts::Local(registers) => (registers.start, 0),
+    };
+    FIRST.store(first, Ordering::Relaxed);
+    SECOND.store(second, Ordering::Relaxed);
     WAKES.store(true, Ordering::Release);
 }
 
@@ -40,22 +55,29 @@ pub fn enable() {
     if !WAKES.load(Ordering::Acquire) {
         return;
     }
-    let (distributor, interface) = (DISTRIBUTOR.load(Ordering::Relaxed), INTERFACE.load(Ordering::Relaxed));
+    let (first, second) = (FIRST.load(Ordering::Relaxed), SECOND.load(Ordering::Relaxed));
     let write = |address: usize, value: u32| {
         // SAFETY: a register of the controller, by `set_controller`'s promise.
         unsafe { core::ptr::with_exposed_provenance_mut::<u32>(address).write_volatile(value) }
     };
-    write(distributor + GICD_CTLR, 1);
-    write(distributor + GICD_ISENABLER0, 1 << TIMER);
-    write(interface + GICC_PMR, 0xff);
-    write(interface + GICC_CTLR, 1);
+    let pending = if second != 0 {
+        write(first + GICD_CTLR, 1);
+        write(first + GICD_ISENABLER0, 1 << TIMER);
+        write(second + GICC_PMR, 0xff);
+        write(second + GICC_CTLR, 1);
+        (second + GICC_HPPIR, 0x3ff, TIMER)
+    } else {
+        let own = 4 * (MPIDR_EL1.get() as usize & 3);
+        write(first + LOCAL_TIMERS + own, LOCAL_VIRTUAL);
+        (first + LOCAL_SOURCE + own, LOCAL_VIRTUAL, LOCAL_VIRTUAL)
+    };
     // Does it? A timer that has run out must be what the controller would hand over.
     set_timer(0);
+    let (register, mask, wanted) = pending;
     let arrived = (0..10_000).any(|_| {
+        let register = core::ptr::with_exposed_provenance::<u32>(register);
         // SAFETY: as above.
-        let pending = core::ptr::with_exposed_provenance::<u32>(interface + GICC_HPPIR);
-        // SAFETY: as above.
-        unsafe { pending.read_volatile() & 0x3ff == TIMER }
+        unsafe { register.read_volatile() & mask == wanted }
     });
     stop_timer();
     if !arrived {

@@ -1,12 +1,20 @@
 //! The Linux arm64 image header and the first instructions of every core: down to EL1, caches on, into Rust.
 //!
-//! The boot core also relocates the image, clears its memory and writes a first page table: the image, the device
-//! tree and QEMU's UART in 2 MiB blocks, so that no Rust code ever runs without the MMU (atomics and unaligned
-//! accesses need it). [`super::mmu`] builds the table that stays.
+//! - Whatever level a core enters at, it goes down to EL1: QEMU's `virt` starts at EL1, EL2 or EL3 as asked, a
+//!   Raspberry Pi's firmware at EL2, and a core that PSCI starts at the level that called. One level means one set of
+//!   vectors, translation registers and timers to get right; EL2 would only matter to a kernel with guests. A core
+//!   that enters EL2 as a host (VHE, HCR_EL2.E2H) leaves that first.
+//! - The boot core finds the device tree: where x0 says, or else at the start of the gigabyte that the image lies in,
+//!   where `virt` puts it if nothing loads a kernel the usual way. No other address is looked at: it could be a device.
+//! - It relocates the image, clears its memory and writes a first page table: image and device tree in 2 MiB blocks,
+//!   so that no Rust code ever runs without the MMU (atomics and unaligned accesses need it). Rust adds the console
+//!   to it when it has a guess where that is ([`map_early_device`]). [`super::mmu`] builds the table that stays.
+//! - A core from a spin table is given nothing, so it looks for its own affinity in [`SPUN`].
 
 use core::arch::global_asm;
 
 use super::mmu;
+use crate::machine::device_tree::MAGIC;
 
 /// Bytes of the boot core's stack.
 const STACK_SIZE: usize = 512 * 1024;
@@ -52,6 +60,51 @@ unsafe impl Sync for EarlyTables {}
 
 static EARLY_TABLES: EarlyTables = EarlyTables(core::cell::UnsafeCell::new([[0; 512]; 6]));
 
+/// Maps the device at `address` in the first page table, if it lies below 512 GiB and nothing is mapped there.
+///
+/// # Safety
+/// - The first page table is in use, by the only core that runs.
+/// - There is a device at `address`, and nothing but devices shares its 2 MiB, nor its gigabyte if neither the image
+///   nor the tree lies in it.
+pub(crate) unsafe fn map_early_device(address: usize) {
+    let tables = EARLY_TABLES.0.get().cast::<u64>();
+    let (gigabyte, block) = (address >> 30, address >> 21);
+    if gigabyte >= 512 {
+        return;
+    }
+    // SAFETY: an entry of the first table; only this core looks at it.
+    let root = unsafe { tables.add(gigabyte) };
+    // SAFETY: as above.
+    let entry = unsafe { root.read_volatile() };
+    let (place, first) = match entry & 3 {
+        0 => (root, gigabyte << 30),
+        3 => {
+            let table = core::ptr::with_exposed_provenance_mut::<u64>(entry as usize & !0xfff);
+            // SAFETY: the entry leads to one of our five other tables.
+            (unsafe { table.add(block % 512) }, block << 21)
+        }
+        // A gigabyte of devices already.
+        _ => return,
+    };
+    // SAFETY: an entry of our tables; going from nothing to something needs no invalidation.
+    unsafe {
+        if place.read_volatile() == 0 {
+            place.write_volatile(first as u64 | mmu::EARLY_DEVICE);
+        }
+        core::arch::asm!("dsb ishst", "isb", options(nostack));
+    }
+}
+
+/// For a core from a spin table: affinity, and the address of its [`CoreStart`] or 0.
+#[repr(C, align(64))]
+pub(super) struct Spun(pub(super) core::cell::UnsafeCell<[[u64; 2]; super::cores::MAX]>);
+
+// SAFETY: written only by the boot core, before it lets the core that is meant go.
+unsafe impl Sync for Spun {}
+
+/// All that have been let go.
+pub(super) static SPUN: Spun = Spun(core::cell::UnsafeCell::new([[0; 2]; super::cores::MAX]));
+
 /// What a core finds at the address in its x0 when firmware starts it.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug)]
@@ -62,18 +115,20 @@ pub(super) struct CoreStart {
     pub ttbr0: u64,
     /// SCTLR_EL1 once the table is in place.
     pub sctlr: u64,
-    /// Its number, 1 and up.
-    pub index: usize,
+    /// Which start this is.
+    pub slot: usize,
 }
 
 unsafe extern "C" {
     /// Where firmware starts a further core, with the address of its [`CoreStart`] in x0.
     pub(super) fn _start_core();
+    /// Where a spin table sends a core, with nothing.
+    pub(super) fn _start_spun();
 }
 
 global_asm!(
     r#"
-    // From EL3 or EL2 down to EL1 with interrupts masked, MMU off, vectors on, FPCR zero. Overwrites x1 and x2.
+    // From EL3 or EL2 down to EL1 with interrupts masked, MMU off, vectors on, FPCR zero. Overwrites x1 to x3.
     .macro to_el1
     msr     daifset, #0xf
     mrs     x1, CurrentEL
@@ -83,6 +138,25 @@ global_asm!(
     msr     scr_el3, x1
     msr     cptr_el3, xzr
     msr     mdcr_el3, xzr
+    mrs     x1, midr_el1              // these keep their caches in step only if told to (their manuals: SMPEN)
+    ubfx    x1, x1, #4, #12
+    mov     x2, #0xd03                // Cortex-A53
+    mov     x3, #0xd07                // Cortex-A57
+    cmp     x1, x2
+    ccmp    x1, x3, #4, ne
+    mov     x2, #0xd08                // Cortex-A72
+    ccmp    x1, x2, #4, ne
+    b.ne    1f
+    mrs     x1, s3_1_c15_c2_1         // CPUECTLR_EL1
+    orr     x1, x1, #(1 << 6)
+    msr     s3_1_c15_c2_1, x1
+    isb
+1:
+    mov     x1, #(1 << 31)            // EL2, if there is one: EL1 is AArch64, MMU off
+    msr     hcr_el2, x1
+    mov     x1, #0x0830
+    movk    x1, #0x30c5, lsl #16
+    msr     sctlr_el2, x1
     adr     x1, 2f
     msr     elr_el3, x1
     mrs     x1, id_aa64pfr0_el1
@@ -100,7 +174,7 @@ global_asm!(
     mrs     x1, CurrentEL
     cmp     x1, #(2 << 2)
     b.ne    3f
-    mov     x1, #(1 << 31)            // EL2: EL1 is AArch64
+    mov     x1, #(1 << 31)            // EL2: EL1 is AArch64, EL2 is no host
     msr     hcr_el2, x1
     isb
     mov     x1, #0x33ff               // no floating-point traps
@@ -162,7 +236,8 @@ _start:
     .ascii  "ARM\x64"
     .word   0
 1:
-    mov     x19, x0                   // the device tree
+    mov     x22, x0
+    mrs     x25, CurrentEL
     to_el1
     adrp    x1, {stack_top}
     add     x1, x1, :lo12:{stack_top}
@@ -173,6 +248,23 @@ _start:
     adrp    x24, __image_end
     add     x24, x24, :lo12:__image_end
 
+    mov     x19, x22                  // the device tree: at x0
+    ldr     w2, ={magic}
+    cbz     x19, 3f
+    tst     x19, #7                   // it lies on an 8-byte boundary, where the first page table reaches
+    b.ne    3f
+    lsr     x1, x19, #39
+    cbnz    x1, 3f
+    ldr     w1, [x19]
+    cmp     w1, w2
+    b.eq    4f
+3:
+    and     x19, x23, #0xffffffffc0000000
+    ldr     w1, [x19]                 // or where memory begins
+    cmp     w1, w2
+    b.eq    4f
+    mov     x19, xzr                  // or nowhere
+4:
     adrp    x1, __rela_start          // relocate: every entry is R_AARCH64_RELATIVE
     add     x1, x1, :lo12:__rela_start
     adrp    x2, __rela_end
@@ -205,18 +297,12 @@ _start:
     add     x0, x0, #(1 << 21)
     cmp     x0, x24
     b.lo    8b
-    tst     x19, #7                   // a tree lies on an 8-byte boundary and has at most 2 MiB
-    b.ne    9f
     cbz     x19, 9f
-    mov     x0, x19
+    mov     x0, x19                   // the tree has at most 2 MiB
     bl      early_map
     add     x0, x19, #(1 << 21)
     bl      early_map
 9:
-    mov     x0, #{uart}
-    ldr     x1, ={early_device}
-    bl      early_map
-
     mrs     x1, ctr_el0               // what caches hold of the image is older than what was just written
     ubfx    x1, x1, #16, #4
     mov     x2, #4
@@ -234,6 +320,8 @@ _start:
     movk    x2, #{sctlr_off_high}, lsl #16
     translate
     mov     x0, x19
+    mov     x1, x22
+    ubfx    x2, x25, #2, #2
     mov     x29, xzr
     mov     x30, xzr
     bl      {start}
@@ -258,6 +346,26 @@ early_map:
 12:
     ret
 
+    .global _start_spun
+_start_spun:
+    mrs     x1, mpidr_el1
+    ldr     x2, ={affinity}
+    and     x1, x1, x2
+    adrp    x2, {spun}
+    add     x2, x2, :lo12:{spun}
+    mov     x3, #{most}
+13:
+    ldp     x4, x0, [x2], #16
+    cmp     x4, x1
+    b.ne    14f
+    cbnz    x0, _start_core
+14:
+    subs    x3, x3, #1
+    b.ne    13b
+15:
+    wfe                               // nobody has asked for this core
+    b       15b
+
     .global _start_core
 _start_core:
     mov     x19, x0
@@ -279,8 +387,10 @@ _start_core:
     mair = const mmu::MAIR,
     tcr = const mmu::TCR,
     early_normal = const mmu::EARLY_NORMAL,
-    early_device = const mmu::EARLY_DEVICE,
-    uart = const crate::console::VIRT_UART,
+    magic = const u32::from_le_bytes(MAGIC),
+    affinity = const super::cores::AFFINITY,
+    spun = sym SPUN,
+    most = const super::cores::MAX,
     stack_top = sym BOOT_STACK,
     stack_offset = const 4096 + STACK_SIZE,
     tables = sym EARLY_TABLES,

@@ -13,12 +13,14 @@ use cortex_a::registers::{ELR_EL1, ESR_EL1, FAR_EL1, Readable, SPSR_EL1, TPIDR_E
 use super::{cores, exit};
 use crate::{boot, console};
 
-/// Bytes of a core's emergency stack.
-const EMERGENCY_SIZE: usize = 16 * 1024;
+/// Bytes of a core's emergency stack: whole pages with the number above it.
+const EMERGENCY_SIZE: usize = 16 * 1024 - 16;
 
-/// What TPIDR_EL1 leads to: the core's number, right above its emergency stack.
-#[repr(C, align(16))]
+/// What TPIDR_EL1 leads to: the core's number, right above its emergency stack. Below that lies a page that the final
+/// map leaves out.
+#[repr(C, align(4096))]
 struct Local {
+    guard: UnsafeCell<[u8; 4096]>,
     emergency: UnsafeCell<[u8; EMERGENCY_SIZE]>,
     index: usize,
 }
@@ -27,8 +29,9 @@ struct Local {
 unsafe impl Sync for Local {}
 
 static LOCALS: [Local; cores::MAX] = {
-    let mut locals =
-        [const { Local { emergency: UnsafeCell::new([0; EMERGENCY_SIZE]), index: 0 } }; cores::MAX];
+    let mut locals = [const {
+        Local { guard: UnsafeCell::new([0; 4096]), emergency: UnsafeCell::new([0; EMERGENCY_SIZE]), index: 0 }
+    }; cores::MAX];
     let mut index = 0;
     while index < cores::MAX {
         locals[index].index = index;
@@ -36,6 +39,11 @@ static LOCALS: [Local; cores::MAX] = {
     }
     locals
 };
+
+/// The page below each emergency stack.
+pub(super) fn guards() -> impl Iterator<Item = usize> {
+    LOCALS.iter().map(|local| local.guard.get() as usize)
+}
 
 /// Exit status of a machine that took an exception.
 pub const STATUS: u32 = 102;

@@ -8,9 +8,14 @@ fn main() {
     if bare && env::var_os("CARGO_FEATURE_BOOT").is_some() {
         let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
         // The image relocates itself: position-independent, addresses patched in read-only sections too.
-        for argument in
-            [&format!("-T{root}/image.ld"), "-pie", "-znotext", "-znorelro", "--no-dynamic-linker"]
-        {
+        for argument in [
+            &format!("-T{root}/image.ld"),
+            "-pie",
+            "-znotext",
+            "-znorelro",
+            "--no-dynamic-linker",
+            "--build-id=sha1",
+        ] {
             println!("cargo:rustc-link-arg-bin=barelm-image={argument}");
         }
     }

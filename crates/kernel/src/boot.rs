@@ -17,14 +17,16 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use cortex_a::registers::{MIDR_EL1, Readable};
 use heapless::Vec;
 
+use crate::arch::aarch64::backtrace::Frames;
 use crate::arch::aarch64::mmu::{Kind, MAP, OutOfTables};
-use crate::arch::aarch64::{cores, doze, entry, exit, mmu, vectors};
+use crate::arch::aarch64::{cores, doze, entry, exit, mmu, vectors, watchdog};
 use crate::console;
 use crate::console_line as line;
 pub use crate::machine;
 use crate::machine::boards::{self, Board};
 use crate::machine::device_tree::{self, Tree};
 use crate::machine::{Machine, Method, memory};
+use crate::report::{self, Report};
 
 /// What the boot core is doing, for the last words of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +63,7 @@ static STEP: AtomicUsize = AtomicUsize::new(0);
 /// Remembers the step that begins.
 pub fn begin(step: Step) {
     STEP.store(step as usize, Ordering::Relaxed);
+    watchdog::works();
 }
 
 /// The name of the step begun last.
@@ -312,7 +315,12 @@ pub fn take_pages(bytes: usize) -> Option<&'static mut [u8]> {
 
 /// Takes the right to write from whole pages, on every core, for as long as the machine runs.
 pub fn make_read_only(pages: Range<usize>) -> Result<(), OutOfTables> {
-    mmu::make_read_only(pages)
+    mmu::make(pages, Kind::ReadOnly)
+}
+
+/// Gives the right to write back: for a test that damages what should not change.
+pub fn make_writable(pages: Range<usize>) -> Result<(), OutOfTables> {
+    mmu::make(pages, Kind::Data)
 }
 
 /// Prints what memory is mapped as.
@@ -328,20 +336,32 @@ pub fn print_map() {
 /// Says why, and ends with a failing status.
 pub fn fail(reason: core::fmt::Arguments<'_>) -> ! {
     console::print_unlocked(format_args!("\nerror at boot step `{}`: {reason}\n", step_name()));
-    exit::exit(1)
+    exit::exit(report::REFUSED)
 }
 
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    let frames = Frames::here();
     if is_allocation_failure(info) {
         // No mistake of ours, but a machine too small for what was asked.
-        let refused = REFUSED.load(Ordering::Relaxed);
-        fail(format_args!(
-            "not enough memory: {refused} bytes asked for at once; give the machine more (-m)"
-        ));
+        let report = Report::begin(report::REFUSED);
+        let (refused, free) = (
+            REFUSED.load(Ordering::Relaxed),
+            HEAP.0.try_lock().map_or(0, |pieces| pieces.iter().map(|piece| piece.free()).sum()),
+        );
+        report.headline(
+            "error",
+            format_args!(
+                "not enough memory: {refused} bytes asked for at once, {free} are free in all; give the machine more (-m)"
+            ),
+        );
+        report.calls_from(frames);
+        report.end();
     }
-    console::print_unlocked(format_args!("\npanic at boot step `{}`: {info}\n", step_name()));
-    exit::exit(101)
+    let report = Report::begin(report::PANICKED);
+    report.headline("panic", format_args!("{info}"));
+    report.calls_from(frames);
+    report.end()
 }
 
 /// Whether a panic is `alloc`'s way to say that the heap refused. There is no stable handler for that: the text is

@@ -5,21 +5,26 @@
 //! 2. `run` is the list of steps.
 //! 3. `model` finds and loads the model, `suite` runs the benchmarks, `hash` fingerprints the arithmetic,
 //!    `generation` lets the model answer, `shell` asks for more.
-//! 4. `keys` is what is typed there, [`line`](mod@line) edits it, [`command`] understands it; [`cpu`] names the processor; `fault` breaks things on request.
+//! 4. `keys` is what is typed there, [`line`](mod@line) edits it, [`command`] understands it; [`cpu`] names the processor.
+//! 5. [`fault`] names what `inject` breaks on request; [`syndrome`] reads the processor's account of it, [`checksum`]
+//!    finds what it says nothing about.
 //!
-//! What needs no machine ([`options`], [`line`](mod@line), [`command`], [`cpu`]) is compiled on hosts too, for its tests.
+//! What needs no machine is public, and compiled on hosts too for its tests.
 
+pub mod checksum;
 pub mod command;
 pub mod cpu;
+pub mod fault;
 pub mod line;
 pub mod options;
+pub mod syndrome;
 
-#[cfg(target_os = "none")]
-mod fault;
 #[cfg(target_os = "none")]
 mod generation;
 #[cfg(target_os = "none")]
 mod hash;
+#[cfg(target_os = "none")]
+mod inject;
 #[cfg(target_os = "none")]
 mod keys;
 #[cfg(target_os = "none")]

@@ -20,6 +20,8 @@ pub mod image;
 pub mod llm;
 #[cfg(any(feature = "boot", test))]
 pub mod machine;
+#[cfg(all(target_os = "none", feature = "boot"))]
+pub mod report;
 
 /// The code in the guide for other kernels, as tests.
 #[cfg(all(doctest, feature = "llm-transformer"))]

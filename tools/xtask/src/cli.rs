@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::setup::Need;
 use crate::toolchain::BARE_METAL;
-use crate::{Failure, dist, example, gate, image, qemu, setup, steps, versus};
+use crate::{Failure, dist, example, gate, image, qemu, setup, steps, symbolize, versus};
 
 /// BareLM's driver: everything a person or CI runs.
 #[derive(Debug, Parser)]
@@ -32,6 +32,8 @@ enum Command {
     Bench(gate::Arguments),
     /// Build llama.cpp, and measure ours and it in turns.
     Versus(versus::Arguments),
+    /// Name functions and lines for the addresses of a failure's report.
+    Symbolize(symbolize::Arguments),
     /// Run everything CI runs.
     Test(steps::Arguments),
 }
@@ -56,6 +58,7 @@ impl Cli {
             Command::Dist => dist::run().map(|()| ExitCode::SUCCESS),
             Command::Bench(arguments) => gate::run(&arguments),
             Command::Versus(arguments) => versus::run(&arguments),
+            Command::Symbolize(arguments) => symbolize::run(&arguments),
             Command::Test(arguments) => Ok(steps::run(&arguments)),
         }
     }

@@ -13,7 +13,7 @@ use crate::{Failure, process};
 /// The emulator.
 pub const QEMU: &str = "qemu-system-aarch64";
 
-/// One boot of QEMU's `virt` machine.
+/// One boot of an emulated machine.
 #[derive(Clone, Debug)]
 pub struct Boot {
     /// Raw image.
@@ -22,6 +22,8 @@ pub struct Boot {
     pub initrd: Option<PathBuf>,
     /// Boot command line.
     pub words: String,
+    /// `-M`.
+    pub machine: String,
     /// `-cpu`.
     pub cpu: String,
     /// `-smp`.
@@ -94,7 +96,7 @@ impl Boot {
     /// The command line of the emulator.
     pub fn command(&self, console: Console) -> Command {
         let mut qemu = process::command(QEMU);
-        qemu.args(["-M", "virt", "-nic", "none", "-cpu", &self.cpu, "-smp", &self.cores.to_string()]);
+        qemu.args(["-M", &self.machine, "-nic", "none", "-cpu", &self.cpu, "-smp", &self.cores.to_string()]);
         qemu.args(["-m", &self.memory, "-semihosting-config", "enable=on,target=native"]);
         if console == Console::Interactive {
             qemu.arg("-nographic");
@@ -250,6 +252,7 @@ mod tests {
             kernel: "k.img".into(),
             initrd: Some("m.gguf".into()),
             words: "suite=off".into(),
+            machine: "virt".into(),
             cpu: "max".into(),
             cores: 2,
             memory: "1G".into(),

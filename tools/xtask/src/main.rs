@@ -8,7 +8,8 @@
 //! 5. [`dist`] builds static programs for Linux.
 //! 6. [`gate`] compares instruction counts with their baseline.
 //! 7. [`versus`] compares ours with llama.cpp.
-//! 8. [`steps`] is everything CI runs.
+//! 8. [`symbolize`] names the addresses of a failure's report.
+//! 9. [`steps`] is everything CI runs.
 
 mod boot_words;
 mod cli;
@@ -27,6 +28,7 @@ mod qemu;
 mod records;
 mod setup;
 mod steps;
+mod symbolize;
 mod toolchain;
 mod versus;
 

@@ -3,8 +3,9 @@
 //! 1. [`host`] is formatting, lints, documentation and tests on this machine.
 //! 2. [`emulated`] runs the tests of the NEON kernels under user-mode emulation, and small pieces under Miri.
 //! 3. [`boots`] boots the image as a table of cases says.
-//! 4. [`example`] boots another kernel that takes the library.
-//! 5. [`exact`] is the instruction gate, and the proof that it fails when it must.
+//! 4. [`faults`] raises faults in boots of their own and reads the reports.
+//! 5. [`example`] boots another kernel that takes the library.
+//! 6. [`exact`] is the instruction gate, and the proof that it fails when it must.
 //!
 //! A step that cannot run here is skipped, says why and is counted.
 
@@ -12,6 +13,7 @@ mod boots;
 mod emulated;
 mod exact;
 mod example;
+mod faults;
 mod host;
 
 use std::cell::OnceCell;
@@ -134,6 +136,7 @@ fn all() -> Vec<Step> {
     steps.extend(host::steps());
     steps.extend(emulated::steps());
     steps.extend(boots::steps());
+    steps.extend(faults::steps());
     steps.extend(example::steps());
     steps.extend(exact::steps());
     steps

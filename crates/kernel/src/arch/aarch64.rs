@@ -8,12 +8,16 @@
 //! 5. `doze` is how they wait.
 //! 6. `features` says which instructions kernels may use.
 //! 7. `pmu` counts events.
-//! 8. `exit` ends the machine with a status.
+//! 8. `watchdog` ends the machine when a core shows no sign of life; `backtrace` tells how a failure came about;
+//!    `hypervisor` stays behind at EL2 to raise a system error on request.
+//! 9. `exit` ends the machine with a status.
 //!
 //! What touches no register is compiled on hosts too, for its tests.
 
 pub mod translation;
 
+#[cfg(target_os = "none")]
+pub mod backtrace;
 #[cfg(target_os = "none")]
 pub mod cores;
 #[cfg(target_os = "none")]
@@ -25,8 +29,12 @@ pub mod exit;
 #[cfg(target_os = "none")]
 pub mod features;
 #[cfg(target_os = "none")]
+pub mod hypervisor;
+#[cfg(target_os = "none")]
 pub mod mmu;
 #[cfg(target_os = "none")]
 pub mod pmu;
 #[cfg(target_os = "none")]
 pub mod vectors;
+#[cfg(target_os = "none")]
+pub mod watchdog;

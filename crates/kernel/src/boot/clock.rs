@@ -4,6 +4,7 @@ use cortex_a::asm::barrier;
 use cortex_a::registers::{CNTFRQ_EL0, CNTVCT_EL0, Readable};
 
 use crate::arch::aarch64::pmu::Pmu;
+use crate::arch::aarch64::watchdog;
 use crate::llm::benchmarks::{Clock, ClockKind, CounterSample};
 
 /// The boot core's time.
@@ -28,6 +29,7 @@ impl KernelClock {
 
 impl Clock for KernelClock {
     fn now(&self) -> u64 {
+        watchdog::works();
         barrier::isb(barrier::SY);
         CNTVCT_EL0.get()
     }
@@ -46,6 +48,10 @@ impl Clock for KernelClock {
 
     fn calibrates(&self) -> bool {
         !self.exact
+    }
+
+    fn undisturbed(&self, body: &mut dyn FnMut()) {
+        watchdog::undisturbed(body);
     }
 }
 

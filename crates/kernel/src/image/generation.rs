@@ -160,6 +160,7 @@ pub struct Speaker<'l> {
 impl Speaker<'_> {
     /// Writes the answer on the console as it is made, then how fast. Ctrl-C on the console ends it.
     pub fn answer(&self, session: &mut Session<'_>, request: &Request) -> Result<(), String> {
+        self.loaded.verify()?;
         let (prompt, room) = (&request.ids[..], request.tokens);
         let vocab_size = self.loaded.model.shape().vocab_size;
         let mut sampler =

@@ -3,10 +3,12 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::Range;
 
+use super::checksum::checksum;
 use super::options::{Options, Source};
 use crate::boot::machine::Machine;
-use crate::boot::{heap_free, make_read_only, model_file, take_pages};
+use crate::boot::{heap_free, make_read_only, make_writable, model_file, take_pages};
 use crate::console_line as line;
 use crate::llm::gguf::Gguf;
 use crate::llm::model::{LoadConfig, Model};
@@ -35,6 +37,24 @@ pub struct Loaded {
     pub model: Model<'static>,
     /// Its weights in the layout of the table that was chosen, where it has one of its own and memory sufficed.
     packed: Option<(&'static Kernels, Model<'static>)>,
+    /// Memory that is not to change: its name, where it lies, and its checksum where that was asked for.
+    kept: Vec<Kept>,
+    checked: bool,
+}
+
+/// Memory that is not to change while the machine runs.
+struct Kept {
+    name: &'static str,
+    range: Range<usize>,
+    sum: u64,
+}
+
+impl Kept {
+    fn sum_now(&self) -> u64 {
+        let first = core::ptr::with_exposed_provenance(self.range.start);
+        // SAFETY: a file or a packed copy, which nothing frees and nothing writes to, save what this is to find.
+        checksum(unsafe { core::slice::from_raw_parts(first, self.range.len()) })
+    }
 }
 
 impl Loaded {
@@ -53,7 +73,18 @@ impl Loaded {
         let name = gguf.get_str("general.name").ok().flatten().unwrap_or("model");
         let name = name.split_ascii_whitespace().collect::<Vec<_>>().join("-");
         line!("model: {name}, {} parameters, {} bytes of weights", model.parameters(), model.weight_bytes());
-        Ok(Loaded { name, source: options.model, gguf, tokenizer, model, packed: None })
+        let mut loaded = Loaded {
+            name,
+            source: options.model,
+            gguf,
+            tokenizer,
+            model,
+            packed: None,
+            kept: Vec::new(),
+            checked: options.checksum,
+        };
+        loaded.keep("the model file", file);
+        Ok(loaded)
     }
 
     /// Packs the weights for `kernels` if that leaves room for `session`; otherwise says that they stay as they are.
@@ -69,11 +100,62 @@ impl Loaded {
             line!("packed for {}: no, {needed} more bytes are not free; slower", kernels.name);
             return Ok(());
         };
-        let pages = memory.as_ptr_range();
+        let pages = memory.as_mut_ptr_range();
+        let pages = pages.start.expose_provenance()..pages.end.addr();
         let model = self.model.packed(kernels, memory).map_err(|error| format!("{error}"))?;
-        make_read_only(pages.start.addr()..pages.end.addr()).map_err(|error| format!("{error}"))?;
+        make_read_only(pages.clone()).map_err(|error| format!("{error}"))?;
         line!("packed for {}: {needed} bytes, read-only from now on", kernels.name);
         self.packed = Some((kernels, model));
+        self.keep_range("the packed weights", pages);
+        Ok(())
+    }
+
+    fn keep(&mut self, name: &'static str, bytes: &'static [u8]) {
+        let first = bytes.as_ptr().expose_provenance();
+        self.keep_range(name, first..first + bytes.len());
+    }
+
+    /// From now on the range is not to change.
+    fn keep_range(&mut self, name: &'static str, range: Range<usize>) {
+        let mut kept = Kept { name, range, sum: 0 };
+        if self.checked {
+            kept.sum = kept.sum_now();
+            line!("checksum of {name}: {:016x}", kept.sum);
+        }
+        self.kept.push(kept);
+    }
+
+    /// Compares the model in memory with its checksums, where they are kept.
+    pub fn verify(&self) -> Result<(), String> {
+        for kept in self.kept.iter().filter(|_| self.checked) {
+            let found = kept.sum_now();
+            if found != kept.sum {
+                return Err(format!(
+                    "the model in memory has changed: the checksum of {} at {:#x} is {found:016x}, and was {:016x}; \
+                     load it again, and test the machine's memory",
+                    kept.name, kept.range.start, kept.sum
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes one bit in the middle of the packed weights: for tests of [`Self::verify`].
+    pub fn damage(&self) -> Result<(), String> {
+        let copy = self.kept.last().filter(|_| self.packed.is_some());
+        let range = &copy.ok_or("the weights lie in the file, which cannot be written")?.range;
+        let address = range.start + range.len() / 2;
+        let page = address / 4096 * 4096;
+        make_writable(page..page + 4096).map_err(|error| format!("{error}"))?;
+        // SAFETY: none that the language knows: this stands for memory that fails, or a write by somebody who may. The
+        // byte is the packed copy's, and the machine ends with the report.
+        unsafe {
+            core::arch::asm!(
+                "ldrb {byte:w}, [{at}]", "eor {byte:w}, {byte:w}, #16", "strb {byte:w}, [{at}]",
+                at = in(reg) address, byte = out(reg) _, options(nostack)
+            );
+        }
+        line!("changed a bit at {address:#x}");
         Ok(())
     }
 

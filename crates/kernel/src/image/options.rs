@@ -4,10 +4,12 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+use super::fault::Fault;
+
 /// Every word, as [`Options::parse`] knows it.
 const KNOWN: &str = "suite=on|micro|off filter=CASE prompt=TEXT tokens=N raw=0|1 model=initrd|embedded cores=N \
      kernels=scalar|neon|dotprod|i8mm hash=0|1 ids=0|1 json=0|1 counts=CASE/TABLE:N,... exact=0|1 shell=0|1 \
-     fault=undefined|abort|stack|write-text|panic env=KEY:VALUE";
+     fault=NAME checksum=0|1 watchdog=SECONDS env=KEY:VALUE";
 
 /// Tokens of an answer where nothing else is said.
 pub const DEFAULT_TOKENS: usize = 48;
@@ -30,21 +32,6 @@ pub enum Source {
     Initrd,
     /// The small one inside the image.
     Embedded,
-}
-
-/// A fault to raise, so that its report can be seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// An undefined instruction.
-    Undefined,
-    /// A read of an address that nothing is mapped at.
-    Abort,
-    /// A stack that runs into its guard page.
-    Stack,
-    /// A write to the image's code.
-    WriteText,
-    /// A panic.
-    Panic,
 }
 
 /// What one boot should do. Text lives as long as the command line.
@@ -80,6 +67,10 @@ pub struct Options<'a> {
     pub shell: bool,
     /// Raise this fault instead of all else.
     pub fault: Option<Fault>,
+    /// Keep a checksum of the model, and compare before every answer.
+    pub checksum: bool,
+    /// Seconds that a core may give no sign of life; `None` leaves it to the image, 0 lets nobody watch.
+    pub watchdog: Option<u64>,
     /// Fields of the records' environment.
     pub environment: Vec<(String, String)>,
 }
@@ -102,6 +93,8 @@ impl Default for Options<'_> {
             exact: false,
             shell: false,
             fault: None,
+            checksum: false,
+            watchdog: None,
             environment: Vec::new(),
         }
     }
@@ -202,14 +195,12 @@ impl<'a> Options<'a> {
             "exact" => self.exact = flag()?,
             "shell" => self.shell = flag()?,
             "fault" => {
-                self.fault = Some(match value {
-                    "undefined" => Fault::Undefined,
-                    "abort" => Fault::Abort,
-                    "stack" => Fault::Stack,
-                    "write-text" => Fault::WriteText,
-                    "panic" => Fault::Panic,
-                    _ => return Err(wanted("undefined, abort, stack, write-text or panic")),
-                });
+                self.fault = Some(Fault::from_name(value).ok_or(wanted(Fault::NAMES))?);
+            }
+            "checksum" => self.checksum = flag()?,
+            "watchdog" => {
+                let seconds = value.parse().ok().filter(|&seconds| seconds <= 86_400);
+                self.watchdog = Some(seconds.ok_or(wanted("a number of seconds, a day at most; 0 is off"))?);
             }
             "env" => {
                 let pair = value.split_once(':').and_then(|(k, v)| Some((decode(k)?, decode(v)?)));
@@ -255,7 +246,7 @@ mod tests {
     fn every_word_is_understood() {
         let line = "suite=micro filter=dot prompt=Caf%c3%A9%20%3d%25 tokens=7 raw=1 model=embedded cores=2 \
                     kernels=scalar hash=1 ids=1 json=1 counts=dot_product/neon:300,tokenization:12 exact=1 shell=1 \
-                    fault=write-text env=commit:abc env=rustc:rustc%201.95%3a";
+                    fault=write-text checksum=1 watchdog=7 env=commit:abc env=rustc:rustc%201.95%3a";
         let pair = |k: &str, v: &str| (k.to_string(), v.to_string());
         let expected = Options {
             suite: Suite::Micro,
@@ -273,6 +264,8 @@ mod tests {
             exact: true,
             shell: true,
             fault: Some(Fault::WriteText),
+            checksum: true,
+            watchdog: Some(7),
             environment: vec![pair("commit", "abc"), pair("rustc", "rustc 1.95:")],
         };
         assert_eq!(Options::parse(line), Ok(expected));
@@ -285,7 +278,7 @@ mod tests {
             assert_eq!(error, OptionError::Unknown { word });
             let text = format!("{error}");
             let keys = KNOWN.split(' ').filter_map(|known| known.split_once('=')).map(|(key, _)| key);
-            assert_eq!(keys.clone().count(), 16);
+            assert_eq!(keys.clone().count(), 18);
             for key in keys {
                 assert!(text.contains(&format!("{key}=")), "{key} in {text}");
                 let known = Options::parse(&format!("{key}=~"))
@@ -314,6 +307,9 @@ mod tests {
             "counts=dot:x",
             "counts=dot",
             "fault=all",
+            "checksum=yes",
+            "watchdog=-1",
+            "watchdog=86401",
             "env=commit",
             "env=:x",
             "env=a:%",

@@ -7,12 +7,13 @@ use cortex_a::registers::{CurrentEL, MIDR_EL1, Readable};
 
 use super::cpu::Cpu;
 use super::generation::{Request, Speaker};
+use super::inject::Bench;
 use super::keys::Keys;
 use super::model::Loaded;
 use super::options::{Options, Source, Suite};
 use super::shell::Shell;
-use super::{fault, generation, hash, suite};
-use crate::arch::aarch64::{cores, features};
+use super::{generation, hash, suite};
+use crate::arch::aarch64::{cores, features, vectors, watchdog};
 use crate::boot::clock::KernelClock;
 use crate::boot::machine::Machine;
 use crate::boot::{Step, begin, entered_at, heap_free, pi, print_map};
@@ -22,20 +23,20 @@ use crate::llm::plan::SessionConfig;
 use crate::llm::pool::Team;
 use crate::llm::simd::{self, ARITHMETIC_VERSION, Kernels};
 
+/// Seconds that a core may give no sign of life where nothing else is said. Emulated cores may wait long for their turn.
+const WATCHDOG_S: u64 = 60;
+
 /// Runs the image to its end. An error is one line for a person.
 pub fn run(machine: &Machine<'static>, _heap: usize) -> Result<(), String> {
     line!("BareLM {} on bare metal, no operating system", env!("CARGO_PKG_VERSION"));
     begin(Step::CommandLine);
     let options = Options::parse(machine.bootargs).map_err(|e| e.to_string())?;
-    if let Some(fault) = options.fault {
-        return Err(format!("fault= did not end the machine: {}", fault::raise(fault)));
-    }
-
     begin(Step::Cores);
     let wanted = options.cores.unwrap_or(machine.cores.len());
     let team = cores::start(machine.cores.iter().copied(), wanted, |affinity, error| {
         line!("core {affinity:#x} stays off: {error}");
     });
+    guard(&options, team);
     let emulated = machine.emulated || pi::is_emulated();
     let kind = if emulated { ClockKind::Emulated } else { ClockKind::Wall };
     let clock = KernelClock::new(kind, options.exact);
@@ -53,9 +54,19 @@ pub fn run(machine: &Machine<'static>, _heap: usize) -> Result<(), String> {
 
     begin(Step::Model);
     // Micro-cases need no model; everything else does.
-    let needed = options.suite == Suite::On || options.tokens > 0 || options.hash || options.shell;
+    let needed = match options.fault {
+        Some(fault) => fault.needs_model(),
+        None => options.suite == Suite::On || options.tokens > 0 || options.hash || options.shell,
+    };
     let wanted = needed || options.model == Source::Embedded || machine.initrd.is_some();
     let mut loaded = wanted.then(|| Loaded::load(&options, machine)).transpose()?;
+
+    if let Some(fault) = options.fault {
+        if let Some(loaded) = &mut loaded {
+            loaded.pack(kernels, &shell_session(loaded, team))?;
+        }
+        return Err(Bench { team, kernels, loaded: loaded.as_ref() }.raise(fault));
+    }
 
     // What the command line asks for is checked before the long work begins.
     begin(Step::Session);
@@ -77,12 +88,7 @@ pub fn run(machine: &Machine<'static>, _heap: usize) -> Result<(), String> {
         begin(Step::Model);
         let session = match &request {
             Some(request) => request.config,
-            // The hash's prompt fits, and a question with its answer in the shell.
-            None => SessionConfig {
-                context: loaded.model.shape().context_length.min(512),
-                members: team.size(),
-                ..SessionConfig::default()
-            },
+            None => shell_session(loaded, team),
         };
         loaded.pack(kernels, &session)?;
     }
@@ -102,6 +108,29 @@ pub fn run(machine: &Machine<'static>, _heap: usize) -> Result<(), String> {
         }
     }
     if passed { Ok(()) } else { Err("a benchmark case failed: see the summary".to_string()) }
+}
+
+/// Lets system errors in, and the cores watch each other.
+fn guard(options: &Options<'_>, team: &dyn Team) {
+    team.run(&|_| vectors::unmask_errors());
+    // Ticks are instructions too: where these are counted exactly, nobody watches.
+    let seconds = options.watchdog.unwrap_or(if options.exact { 0 } else { WATCHDOG_S });
+    if seconds == 0 {
+        line!("watchdog: off");
+    } else if let Err(why) = watchdog::start(team, seconds) {
+        line!("watchdog: off, {why}");
+    } else {
+        line!("watchdog: a core without a sign of life for {seconds} s ends the machine");
+    }
+}
+
+/// A session that holds the hash's prompt, and a question with its answer in the shell.
+fn shell_session(loaded: &Loaded, team: &dyn Team) -> SessionConfig {
+    SessionConfig {
+        context: loaded.model.shape().context_length.min(512),
+        members: team.size(),
+        ..SessionConfig::default()
+    }
 }
 
 /// The machine in words.

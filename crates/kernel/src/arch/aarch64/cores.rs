@@ -5,16 +5,16 @@
 //! itself given up and sleeps.
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use cortex_a::registers::{CNTFRQ_EL0, CNTVCT_EL0, MPIDR_EL1, Readable};
 use smccc::{Hvc, Smc, psci};
 
-use super::doze::{self, relax};
+use super::doze::{self, Doze, relax};
 use super::entry::{_start_core, _start_spun, BOOT_STACK, CoreStart, SPUN, Stack};
 use super::exit::conduit;
 use super::{mmu, vectors};
-use crate::llm::pool::{Barrier, Member, Solo, Team};
+use crate::llm::pool::{Barrier, Member, Team};
 use crate::machine::{Conduit, Core, Method};
 
 /// Cores that can be used, the boot core among them.
@@ -50,6 +50,8 @@ pub struct Cores {
     epoch: AtomicUsize,
     /// Cores besides the boot core that have finished the present job.
     finished: AtomicUsize,
+    /// Whether a job has begun that not all have finished.
+    running: AtomicBool,
     job: UnsafeCell<Option<Job>>,
     barrier: Barrier,
 }
@@ -61,6 +63,7 @@ static CORES: Cores = Cores {
     online: AtomicUsize::new(1),
     epoch: AtomicUsize::new(0),
     finished: AtomicUsize::new(0),
+    running: AtomicBool::new(false),
     job: UnsafeCell::new(None),
     barrier: Barrier::new(),
 };
@@ -190,7 +193,7 @@ pub(super) extern "C" fn core_main(slot: usize) -> ! {
         // SAFETY: `run` has published a job and does not touch it until this core has finished.
         let job = unsafe { (*CORES.job.get()).map(|job| &*job) };
         if let Some(job) = job {
-            job(Member::new(index, CORES.size(), &CORES.barrier, &relax));
+            job(Member::new(index, CORES.size(), &CORES.barrier, &Doze));
         }
         CORES.finished.fetch_add(1, Ordering::Release);
     }
@@ -204,7 +207,7 @@ impl Team for Cores {
     fn run(&self, job: &(dyn Fn(Member<'_>) + Sync)) {
         let size = self.size();
         if size == 1 {
-            return Solo.run(job);
+            return job(Member::new(0, 1, &self.barrier, &Doze));
         }
         self.finished.store(0, Ordering::Relaxed);
         // SAFETY: only the lifetime goes; this function outlives every use. Nobody else reads or writes `job` now:
@@ -212,14 +215,26 @@ impl Team for Cores {
         unsafe {
             *self.job.get() = Some(core::mem::transmute::<*const (dyn Fn(Member<'_>) + Sync + '_), Job>(job));
         }
+        self.running.store(true, Ordering::Relaxed);
         self.epoch.fetch_add(1, Ordering::Release);
-        job(Member::new(0, size, &self.barrier, &relax));
+        job(Member::new(0, size, &self.barrier, &Doze));
         let mut looks = 0u32;
         while self.finished.load(Ordering::Acquire) != size - 1 {
             relax(looks);
             looks = looks.saturating_add(1);
         }
+        self.running.store(false, Ordering::Relaxed);
     }
+}
+
+/// Cores that run, the boot core among them.
+pub fn online() -> usize {
+    CORES.size()
+}
+
+/// Whether a job has begun that not all cores have finished.
+pub fn in_job() -> bool {
+    CORES.running.load(Ordering::Relaxed)
 }
 
 /// The first page below each stack, emergency stacks among them.

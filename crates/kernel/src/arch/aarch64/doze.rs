@@ -3,14 +3,16 @@
 //! An emulated core that spins keeps a host's processor from the very core it waits for; where the host has other
 //! work too, every barrier then lasts a time slice. `wfi` is the one instruction that QEMU gives the processor back
 //! for (`wfe` and `yield` are nothing to its threads), and it needs an interrupt to end: the virtual timer's, through
-//! a GICv2 (Arm IHI 0048) or the local controller of a Raspberry Pi 3 (BCM2836 ARM-local peripherals). Interrupts stay
-//! masked; a pending one ends `wfi` all the same.
+//! a GICv2 (Arm IHI 0048) or the local controller of a Raspberry Pi 3 (BCM2836 ARM-local peripherals). Interrupts are
+//! masked meanwhile; a pending one ends `wfi` all the same.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use cortex_a::registers::{MPIDR_EL1, Readable};
 
+use super::watchdog;
+use crate::llm::pool::Wait;
 use crate::machine::Interrupts;
 
 /// Looks without sleep: some tens of microseconds on an emulated core.
@@ -48,6 +50,37 @@ pub unsafe fn set_controller(interrupts: &Interrupts) {
     FIRST.store(first, Ordering::Relaxed);
     SECOND.store(second, Ordering::Relaxed);
     WAKES.store(true, Ordering::Release);
+}
+
+/// An interrupt controller, as this core sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Controller {
+    /// A GICv2.
+    Gic {
+        /// Its distributor.
+        distributor: usize,
+        /// Its CPU interface.
+        interface: usize,
+    },
+    /// A Raspberry Pi 3's local controller.
+    Local {
+        /// This core's register that lets timers interrupt.
+        timers: usize,
+        /// This core's register that says what interrupts.
+        source: usize,
+    },
+}
+
+/// The interrupt controller, if [`set_controller`] was told one.
+pub(super) fn controller() -> Option<Controller> {
+    match (FIRST.load(Ordering::Relaxed), SECOND.load(Ordering::Relaxed)) {
+        (0, _) => None,
+        (first, 0) => {
+            let own = 4 * (MPIDR_EL1.get() as usize & 3);
+            Some(Controller::Local { timers: first + LOCAL_TIMERS + own, source: first + LOCAL_SOURCE + own })
+        }
+        (distributor, interface) => Some(Controller::Gic { distributor, interface }),
+    }
 }
 
 /// Lets this core's timer wake it. A core whose timer does not come through keeps all from sleeping.
@@ -88,13 +121,36 @@ pub fn enable() {
 /// Gives way while waiting, `looks` fruitless looks into it. `yield` first: under `-icount` QEMU runs one core at a
 /// time and changes to the next only there.
 pub fn relax(looks: u32) {
+    // Who looks for the first time has just done something.
+    if looks == 0 {
+        watchdog::works()
+    } else {
+        watchdog::waits()
+    }
     // SAFETY: a hint.
     unsafe { asm!("yield", options(nomem, nostack)) }
     if looks >= PATIENCE && WAKES.load(Ordering::Relaxed) {
-        set_timer(TICKS);
-        // SAFETY: it waits; the timer ends it, as `enable` has tried.
-        unsafe { asm!("wfi", options(nomem, nostack)) }
-        stop_timer();
+        // With interrupts masked: taken between the timer and `wfi`, this one would be missed there.
+        watchdog::undisturbed(&mut || {
+            set_timer(TICKS);
+            // SAFETY: it waits; the timer ends it, as `enable` has tried.
+            unsafe { asm!("wfi", options(nomem, nostack)) }
+            stop_timer();
+        });
+    }
+}
+
+/// How cores wait for each other; each arrival is a sign of life.
+#[derive(Clone, Copy, Debug)]
+pub struct Doze;
+
+impl Wait for Doze {
+    fn relax(&self, looks: u32, _: u32) {
+        relax(looks);
+    }
+
+    fn wake(&self) {
+        watchdog::works();
     }
 }
 

@@ -182,6 +182,9 @@ global_asm!(
     mov     x1, #3                    // EL1 reads the timers
     msr     cnthctl_el2, x1
     msr     cntvoff_el2, xzr
+    adrp    x1, {hypervisor}          // what stays here answers calls
+    add     x1, x1, :lo12:{hypervisor}
+    msr     vbar_el2, x1
     mrs     x1, pmcr_el0              // EL1 owns all event counters
     ubfx    x1, x1, #11, #5
     msr     mdcr_el2, x1
@@ -394,6 +397,7 @@ _start_core:
     stack_top = sym BOOT_STACK,
     stack_offset = const 4096 + STACK_SIZE,
     tables = sym EARLY_TABLES,
+    hypervisor = sym super::hypervisor::hypervisor_vectors,
     start = sym crate::boot::start,
     core_main = sym super::cores::core_main,
 );

@@ -27,9 +27,9 @@ pub(super) const EARLY_DEVICE: u64 = BLOCK | ACCESSED | NOT_GLOBAL | NEVER_EXECU
 /// The map that all cores use.
 pub static MAP: spin::Mutex<Map> = spin::Mutex::new(Map::new());
 
-/// Takes the right to write from whole pages of data, on every core.
-pub fn make_read_only(pages: Range<usize>) -> Result<(), OutOfTables> {
-    MAP.lock().change(pages, Kind::ReadOnly, &|| {
+/// Makes whole pages, of data until now or read-only, what `kind` says, on every core.
+pub fn make(pages: Range<usize>, kind: Kind) -> Result<(), OutOfTables> {
+    MAP.lock().change(pages, kind, &|| {
         // SAFETY: translations are read again from the table in use, on all cores.
         unsafe { core::arch::asm!("dsb ishst", "tlbi vmalle1is", "dsb ish", "isb", options(nostack)) }
     })

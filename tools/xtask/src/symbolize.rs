@@ -103,20 +103,29 @@ impl Symbols {
 
     /// The functions at an address, the innermost of inlined ones first.
     fn names(&self, address: u64) -> Vec<String> {
-        let mut names = Vec::new();
+        let mut found = Vec::new();
         if let Ok(mut frames) = self.loader.find_frames(address) {
             while let Ok(Some(frame)) = frames.next() {
                 let function = frame.function.as_ref().and_then(|function| function.demangle().ok());
-                let function = function.unwrap_or(Cow::Borrowed("(no name)"));
+                let function = function.map(|name| without_hash(&name).to_string());
                 let place =
                     frame.location.and_then(|l| Some(format!(" ({}:{})", shortened(l.file?), l.line?)));
-                names.push(format!("{}{}", without_hash(&function), place.unwrap_or_default()));
+                found.push((function, place.unwrap_or_default()));
             }
         }
-        if names.is_empty() {
-            names.extend(self.loader.find_symbol(address).map(|symbol| format!("{symbol} (assembly)")));
+        // The symbol table knows the outermost by its whole path, and assembly at all.
+        let symbol = self
+            .loader
+            .find_symbol(address)
+            .map(|name| without_hash(&addr2line::demangle_auto(Cow::Borrowed(name), None)).to_string());
+        match found.last_mut() {
+            None => found.extend(symbol.map(|symbol| (Some(symbol), String::new()))),
+            Some((function, _)) => *function = symbol.or_else(|| function.take()),
         }
-        names
+        let named = |(function, place): (Option<String>, String)| {
+            format!("{}{place}", function.as_deref().unwrap_or("(no name)"))
+        };
+        found.into_iter().map(named).collect()
     }
 }
 

@@ -58,9 +58,10 @@ pub fn install(index: usize) {
 pub fn core_index() -> usize {
     match TPIDR_EL1.get() as usize {
         0 => 0,
-        // SAFETY: `install` stored the address of a static.
         address => {
-            unsafe { &*core::ptr::with_exposed_provenance::<AtomicUsize>(address) }.load(Ordering::Relaxed)
+            // SAFETY: `install` stored the address of a static.
+            let index = unsafe { &*core::ptr::with_exposed_provenance::<AtomicUsize>(address) };
+            index.load(Ordering::Relaxed)
         }
     }
 }

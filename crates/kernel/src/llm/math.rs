@@ -73,6 +73,82 @@ pub fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
+/// Above this `tanh` rounds to 1.
+pub const TANH_MAX: f32 = 9.02;
+/// `tanh(x) / x` as a quotient of polynomials in `x^2`, lowest power first, on `|x| <= TANH_MAX`: within 2.1e-8 of the truth
+/// before rounding (a minimax fit by reweighted least squares).
+pub const TANH_NUMERATOR: [f32; 5] = [1.0, 0.133_797_18, 0.003_494_034_5, 2.058_348e-5, 1.331_907_1e-8];
+/// The denominator of [`TANH_NUMERATOR`].
+pub const TANH_DENOMINATOR: [f32; 5] = [1.0, 0.467_130_33, 0.025_871_072, 0.000_328_309_28, 7.762_019e-7];
+
+/// Beyond this the normal distribution's integral rounds to 0 or 1.
+pub const NORMAL_MAX: f32 = 5.5;
+/// `(P(x) - 1/2) / x`, where `P` is the integral of the standard normal distribution up to `x`, as a quotient of polynomials in
+/// `x^2`, lowest power first, on `|x| <= NORMAL_MAX`: within 1.7e-8 of itself before rounding (fitted as [`TANH_NUMERATOR`]).
+pub const NORMAL_NUMERATOR: [f32; 6] =
+    [0.398_942_26, 0.033_458_896, 0.004_651_482_7, 0.000_164_573_81, 6.301_591_4e-6, 2.293_115_4e-8];
+/// The denominator of [`NORMAL_NUMERATOR`].
+pub const NORMAL_DENOMINATOR: [f32; 6] =
+    [1.0, 0.250_535_43, 0.028_416_133, 0.001_860_646_2, 7.216_706e-5, 1.199_028_4e-6];
+
+/// The square root of 2 / pi, of the approximation of GELU by `tanh`.
+pub const GELU_LINEAR: f32 = 0.797_884_6;
+/// [`GELU_LINEAR`] times 0.044715.
+pub const GELU_CUBIC: f32 = 0.035_677_407;
+
+/// `x`, but `high` where it is larger and `low` where it is smaller. A NaN stays.
+#[inline(always)]
+fn between(low: f32, x: f32, high: f32) -> f32 {
+    let x = if high < x { high } else { x };
+    if low > x { low } else { x }
+}
+
+/// A polynomial, lowest power first, by Horner's rule.
+#[inline(always)]
+fn polynomial<const C: usize>(coefficients: [f32; C], x: f32) -> f32 {
+    let (&last, others) = coefficients.split_last().expect("a coefficient");
+    others.iter().rev().fold(last, |sum, &c| fma(sum, x, c))
+}
+
+/// The larger of `x` and 0; NaN stays, and so does -0.
+#[inline]
+pub fn relu(x: f32) -> f32 {
+    if 0.0 > x { 0.0 } else { x }
+}
+
+/// `1 / (1 + e^-x)`.
+#[inline]
+pub fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// Hyperbolic tangent within 7 ulp, never beyond 1; odd, so -0 stays.
+#[inline]
+pub fn tanh(x: f32) -> f32 {
+    let x = between(-TANH_MAX, x, TANH_MAX);
+    let square = x * x;
+    let y = (x * polynomial(TANH_NUMERATOR, square)) / polynomial(TANH_DENOMINATOR, square);
+    between(-1.0, y, 1.0)
+}
+
+/// `x P(x)` with `P` the integral of the standard normal distribution, which is GELU as defined by `erf`. Within 2^-22 `|x|`;
+/// NaN at minus infinity, as the product says.
+#[inline]
+pub fn gelu(x: f32) -> f32 {
+    let y = between(-NORMAL_MAX, x, NORMAL_MAX);
+    let square = y * y;
+    let p = (y * polynomial(NORMAL_NUMERATOR, square)) / polynomial(NORMAL_DENOMINATOR, square);
+    x * (0.5 + between(-0.5, p, 0.5))
+}
+
+/// `x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`, the usual approximation of GELU, within 2^-22 `|x|` of that formula;
+/// NaN at minus infinity.
+#[inline]
+pub fn gelu_tanh(x: f32) -> f32 {
+    let half = 0.5 * x;
+    fma(half, tanh(x * fma(x * x, GELU_CUBIC, GELU_LINEAR)), half)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,6 +197,52 @@ mod tests {
         }
     }
 
+    fn check_others(bits: u32) {
+        let x = f32::from_bits(bits);
+        if x.is_nan() {
+            assert!([relu(x), sigmoid(x), tanh(x), gelu(x), gelu_tanh(x)].iter().all(|y| y.is_nan()));
+            return;
+        }
+        assert_eq!(relu(x).to_bits(), if x < 0.0 { 0 } else { bits });
+        let wide = f64::from(x);
+        let truth = libm::tanh(wide);
+        let y = tanh(x);
+        assert!(y.abs() <= 1.0 && ulps(y, truth) <= 7.0, "tanh({x:e}) is {} ulp off", ulps(y, truth));
+        let truth = 1.0 / (1.0 + libm::exp(-wide));
+        if truth >= f64::from(f32::MIN_POSITIVE) {
+            // exp 2 ulp (one more where 1 + e crosses a binade), the sum and the quotient half an ulp each, doubled.
+            assert!(ulps(sigmoid(x), truth) <= 6.0, "sigmoid({x:e}) is {} ulp off", ulps(sigmoid(x), truth));
+        } else {
+            assert!(sigmoid(x) <= 2.0 * f32::MIN_POSITIVE);
+        }
+        if x.is_infinite() {
+            return;
+        }
+        // Half an ulp of the product where it is subnormal.
+        let bound = wide.abs() * (1.0 / 4_194_304.0) + 1e-45;
+        let truth = wide * 0.5 * libm::erfc(-wide * core::f64::consts::FRAC_1_SQRT_2);
+        assert!((f64::from(gelu(x)) - truth).abs() <= bound, "gelu({x:e}) = {:e}, not {truth:e}", gelu(x));
+        let inner = (2.0 / core::f64::consts::PI).sqrt() * (wide + 0.044715 * wide * wide * wide);
+        let truth = wide * 0.5 * (1.0 + libm::tanh(inner));
+        let y = gelu_tanh(x);
+        assert!((f64::from(y) - truth).abs() <= bound, "gelu_tanh({x:e}) = {y:e}, not {truth:e}");
+    }
+
+    #[test]
+    fn functions_of_special_values() {
+        for (f, at) in
+            [(relu as fn(f32) -> f32, [0.0, f32::INFINITY]), (sigmoid, [0.0, 1.0]), (tanh, [-1.0, 1.0])]
+        {
+            assert_eq!([f(f32::NEG_INFINITY), f(f32::INFINITY)], at);
+        }
+        assert_eq!(tanh(-0.0).to_bits(), (-0.0f32).to_bits());
+        assert_eq!(sigmoid(0.0), 0.5);
+        for f in [gelu, gelu_tanh] {
+            assert_eq!([f(0.0), f(f32::INFINITY), f(1e30), f(-1e30)], [0.0, f32::INFINITY, 1e30, 0.0]);
+            assert!(f(f32::NEG_INFINITY).is_nan());
+        }
+    }
+
     #[test]
     fn exp_of_special_values() {
         assert_eq!(exp(0.0).to_bits(), 1.0f32.to_bits());
@@ -133,17 +255,18 @@ mod tests {
     }
 
     #[test]
-    fn exp_and_silu_are_close_to_f64() {
+    fn functions_are_close_to_f64() {
         let stride = if cfg!(miri) { 40_000_003 } else { 1009 };
         for bits in (0..=u32::MAX).step_by(stride) {
             check_exp(bits);
             check_silu(bits);
+            check_others(bits);
         }
     }
 
     #[test]
     #[ignore = "needs minutes: every f32"]
-    fn exp_and_silu_are_close_to_f64_everywhere() {
+    fn functions_are_close_to_f64_everywhere() {
         extern crate std;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         std::thread::scope(|scope| {
@@ -152,6 +275,7 @@ mod tests {
                     for bits in (0..=u32::MAX).skip(first).step_by(threads) {
                         check_exp(bits);
                         check_silu(bits);
+                        check_others(bits);
                     }
                 });
             }

@@ -23,7 +23,7 @@ const COLUMNS: usize = 1536;
 const TILE_ROWS: usize = 16;
 
 /// Elements of the packed left side, of one member.
-const LEFT: usize = TERMS * (ROWS + TILE_ROWS);
+pub(super) const LEFT: usize = TERMS * (ROWS + TILE_ROWS);
 /// Elements of the packed right side.
 const RIGHT: usize = TERMS * (COLUMNS + STEP);
 
@@ -56,8 +56,14 @@ impl Scratch {
         4 * (RIGHT + members * LEFT)
     }
 
+    /// An error if the team is larger than it was made for.
+    pub(super) fn check(&self, team: &dyn Team) -> Result<(), OperationError> {
+        let (members, team) = (self.members, team.size());
+        if members < team { Err(OperationError::Scratch { members, team }) } else { Ok(()) }
+    }
+
     /// The right side, and each member's left side.
-    fn parts(&mut self) -> (&mut [f32], &mut [f32]) {
+    pub(super) fn parts(&mut self) -> (&mut [f32], &mut [f32]) {
         // SAFETY: a line is sixteen floats without anything between or behind them.
         let floats = unsafe {
             core::slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast::<f32>(), self.memory.len() * 16)
@@ -82,9 +88,7 @@ impl Operations {
         agree("rows of the right side", a.columns(), b.rows())?;
         agree("rows of the result", a.rows(), out.rows)?;
         agree("columns of the result", b.columns(), out.columns)?;
-        if scratch.members < team.size() {
-            return Err(OperationError::Scratch { members: scratch.members, team: team.size() });
-        }
+        scratch.check(team)?;
         if out.rows == 0 || out.columns == 0 {
             return Ok(());
         }
@@ -105,6 +109,67 @@ impl Operations {
                 }
             };
             self.share(member, a.part(rows, 0..a.columns()), b, (result, row_step), left, right);
+        });
+        Ok(())
+    }
+
+    /// `out[i] = a[i] b[i]` for `count` pairs of matrices of the same shape, one after the other in memory: `a` is `m × k`,
+    /// `b` is `k × n`. Each product has the bits of [`Self::matmul`].
+    ///
+    /// The team shares each product; a call takes all of them, so that shapes are looked at once.
+    ///
+    /// # Errors
+    /// Where shapes do not agree, or `scratch` is for a smaller team.
+    #[allow(clippy::too_many_arguments, reason = "an operation's operands")]
+    pub fn batched_matmul(
+        &self,
+        team: &dyn Team,
+        count: usize,
+        [m, n, k]: [usize; 3],
+        a: &[f32],
+        b: &[f32],
+        out: &mut [f32],
+        scratch: &mut Scratch,
+    ) -> Result<(), OperationError> {
+        let size = |rows: usize, columns: usize| count.saturating_mul(rows.saturating_mul(columns));
+        agree("elements of the left sides", size(m, k), a.len())?;
+        agree("elements of the right sides", size(k, n), b.len())?;
+        agree("elements of the results", size(m, n), out.len())?;
+        scratch.check(team)?;
+        for i in 0..count {
+            let (a, b) =
+                (View::new(&a[i * m * k..][..m * k], m, k)?, View::new(&b[i * k * n..][..k * n], k, n)?);
+            let out = ViewMut::new(&mut out[i * m * n..][..m * n], m, n)?;
+            self.matmul(team, a, b, out, scratch)?;
+        }
+        Ok(())
+    }
+
+    /// `out = a x`: row by row, in 64 virtual lanes by fma and a fixed tree; so bits are not those of a product with a matrix
+    /// of one column.
+    ///
+    /// # Errors
+    /// Where shapes do not agree, or neighbors in a row of `a` do not lie one after the other.
+    pub fn matvec(
+        &self,
+        team: &dyn Team,
+        a: View<'_>,
+        x: &[f32],
+        out: &mut [f32],
+    ) -> Result<(), OperationError> {
+        agree("elements of the vector", a.columns(), x.len())?;
+        agree("elements of the result", a.rows(), out.len())?;
+        let (data, row_step, column_step) = a.memory();
+        if column_step != 1 && a.columns() > 1 {
+            return Err(OperationError::Apart { column_step });
+        }
+        if x.is_empty() {
+            out.fill(0.0);
+            return Ok(());
+        }
+        super::spread(team, out, 4, &|share, out| {
+            // SAFETY: the CPU has this table's instructions; the rows are inside the view.
+            unsafe { (self.matvec)(&data[share.start * row_step..], row_step, x, out) }
         });
         Ok(())
     }
@@ -180,14 +245,24 @@ fn pieces(n: usize, most: usize, grain: usize) -> impl Iterator<Item = Range<usi
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::{TEAMS, floats_agree, wave};
     use super::*;
     use crate::llm::math::fma;
-    use crate::llm::pool::Solo;
 
-    /// Numbers of both signs whose sums round.
-    fn wave(n: usize, seed: usize) -> Vec<f32> {
-        (0..n).map(|i| (((i + seed) * 7919 % 1009) as f32 - 504.0) / 97.0).collect()
-    }
+    const SHAPES: [[usize; 3]; 12] = [
+        [1, 1, 1],
+        [8, 48, 16],
+        [7, 47, 5],
+        [13, 33, 17],
+        [16, 96, 300],
+        [250, 20, 3],
+        [3, 1600, 2],
+        [9, 49, 513],
+        [24, 64, 64],
+        [1, 100, 70],
+        [100, 1, 70],
+        [490, 17, 9],
+    ];
 
     fn reference(a: View<'_>, b: View<'_>) -> Vec<f32> {
         let mut out = Vec::new();
@@ -199,33 +274,174 @@ mod tests {
         out
     }
 
-    fn bits(x: &[f32]) -> Vec<u32> {
-        x.iter().map(|x| x.to_bits()).collect()
-    }
-
     #[test]
-    fn every_table_gives_the_one_sum_in_order() {
-        let mut scratch = Scratch::new(1);
-        for [m, n, k] in [
-            [1, 1, 1],
-            [8, 48, 16],
-            [7, 47, 5],
-            [13, 33, 17],
-            [16, 96, 300],
-            [250, 20, 3],
-            [3, 1600, 2],
-            [9, 49, 513],
-            [24, 64, 64],
-        ] {
+    fn every_table_and_team_gives_the_one_sum_in_order() {
+        let mut scratch = Scratch::new(3);
+        for [m, n, k] in SHAPES {
             let (a, b) = (wave(m * k, 1), wave(k * n, 2));
             let (a, b) = (View::new(&a, m, k).unwrap(), View::new(&b, k, n).unwrap());
             let expected = reference(a, b);
             for operations in Operations::available() {
-                let mut out = vec![f32::NAN; m * n];
-                let to = ViewMut::new(&mut out, m, n).unwrap();
-                operations.matmul(&Solo, a, b, to, &mut scratch).unwrap();
-                assert_eq!(bits(&out), bits(&expected), "{} {m}x{n}x{k}", operations.name);
+                for &team in TEAMS {
+                    let mut out = vec![f32::NAN; m * n];
+                    let to = ViewMut::new(&mut out, m, n).unwrap();
+                    operations.matmul(team, a, b, to, &mut scratch).unwrap();
+                    floats_agree(&out, &expected, operations.name);
+                }
             }
         }
+    }
+
+    #[test]
+    fn sides_may_be_turned_and_rows_may_lie_apart() {
+        let mut scratch = Scratch::new(3);
+        let (m, n, k) = (21, 50, 35);
+        let (a, b) = (wave(m * k, 1), wave(k * n + 3 * k, 2));
+        let a = View::new(&a, k, m).unwrap().transposed();
+        for b in
+            [View::strided(&b, k, n, n + 3, 1), View::strided(&b, k, n, 1, k), View::strided(&b, k, n, 0, 2)]
+        {
+            let b = b.unwrap();
+            let expected = reference(a, b);
+            for operations in Operations::available() {
+                let mut out = vec![-1.0; m * (n + 5)];
+                let to = ViewMut::strided(&mut out, m, n, n + 5).unwrap();
+                operations.matmul(TEAMS[1], a, b, to, &mut scratch).unwrap();
+                for (row, expected) in out.chunks(n + 5).zip(expected.chunks(n)) {
+                    floats_agree(&row[..n], expected, operations.name);
+                    assert_eq!(row[n..], [-1.0; 5], "between rows");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sums_are_as_close_to_f64_as_their_number_of_terms_allows() {
+        let (m, n, k) = (17, 53, 700);
+        let (x, y) = (wave(m * k, 1), wave(k * n, 2));
+        let (a, b) = (View::new(&x, m, k).unwrap(), View::new(&y, k, n).unwrap());
+        let mut out = vec![0.0; m * n];
+        let to = ViewMut::new(&mut out, m, n).unwrap();
+        Operations::best().matmul(TEAMS[0], a, b, to, &mut Scratch::new(1)).unwrap();
+        for i in 0..m {
+            for j in 0..n {
+                let products = (0..k).map(|k| f64::from(a.at(i, k)) * f64::from(b.at(k, j)));
+                let (sum, size) = products.fold((0.0, 0.0), |(sum, size), x| (sum + x, size + x.abs()));
+                // Each of k roundings is at most 2^-24 of a partial sum, which no sum of magnitudes is below.
+                let bound = k as f64 * size / f64::from(1 << 24);
+                assert!((f64::from(out[i * n + j]) - sum).abs() <= bound);
+            }
+        }
+    }
+
+    #[test]
+    fn many_products_are_each_one_of_them() {
+        let mut scratch = Scratch::new(3);
+        let (m, n, k) = (10, 20, 30);
+        for count in [0, 1, 2, 3, 7] {
+            let (a, b) = (wave(count * m * k, 3), wave(count * k * n, 4));
+            let mut expected = Vec::new();
+            for i in 0..count {
+                let a = View::new(&a[i * m * k..][..m * k], m, k).unwrap();
+                expected.extend(reference(a, View::new(&b[i * k * n..][..k * n], k, n).unwrap()));
+            }
+            for operations in Operations::available() {
+                for &team in TEAMS {
+                    let mut out = vec![f32::NAN; count * m * n];
+                    operations
+                        .batched_matmul(team, count, [m, n, k], &a, &b, &mut out, &mut scratch)
+                        .unwrap();
+                    floats_agree(&out, &expected, operations.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn products_with_a_vector_are_the_same_on_every_table() {
+        for [rows, n] in [[1, 1], [9, 64], [5, 63], [13, 130], [6, 1000]] {
+            let (a, x) = (wave(rows * (n + 2), 5), wave(n, 6));
+            let a = View::strided(&a, rows, n, n + 2, 1).unwrap();
+            let mut expected = vec![0.0; rows];
+            Operations::scalar().matvec(TEAMS[0], a, &x, &mut expected).unwrap();
+            for (row, &found) in expected.iter().enumerate() {
+                let products = (0..n).map(|k| f64::from(a.at(row, k)) * f64::from(x[k]));
+                let (sum, size) = products.fold((0.0, 0.0), |(sum, size), x| (sum + x, size + x.abs()));
+                assert!((f64::from(found) - sum).abs() <= n as f64 * size / f64::from(1 << 24));
+            }
+            for operations in Operations::available() {
+                for &team in TEAMS {
+                    let mut out = vec![f32::NAN; rows];
+                    operations.matvec(team, a, &x, &mut out).unwrap();
+                    floats_agree(&out, &expected, operations.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn non_finite_operands_reach_their_row_and_column_only() {
+        let (m, n, k) = (20, 60, 10);
+        for operations in Operations::available() {
+            let (mut a, b) = (wave(m * k, 1), wave(k * n, 2));
+            a[3 * k + 4] = f32::NAN;
+            a[18 * k] = f32::INFINITY;
+            let mut out = vec![0.0; m * n];
+            let (a, b) = (View::new(&a, m, k).unwrap(), View::new(&b, k, n).unwrap());
+            let to = ViewMut::new(&mut out, m, n).unwrap();
+            operations.matmul(TEAMS[0], a, b, to, &mut Scratch::new(1)).unwrap();
+            for (row, out) in out.chunks(n).enumerate() {
+                let finite = out.iter().all(|x| x.is_finite());
+                assert_eq!(finite, row != 3 && row != 18, "{} row {row}", operations.name);
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_shapes_are_refused_and_empty_ones_are_fine() {
+        let (operations, mut scratch) = (Operations::best(), Scratch::new(1));
+        let x = [1.0; 12];
+        let mut out = [7.0; 12];
+        let view = |rows, columns| View::new(&x[..rows * columns], rows, columns).unwrap();
+        let shape = |what, expected, found| Err(OperationError::Shape { what, expected, found });
+        let mut product = |a: View<'_>, b: View<'_>, m: usize, n: usize, out: &mut [f32]| {
+            operations.matmul(TEAMS[0], a, b, ViewMut::new(&mut out[..m * n], m, n).unwrap(), &mut scratch)
+        };
+        assert_eq!(product(view(3, 2), view(3, 4), 3, 4, &mut out), shape("rows of the right side", 2, 3));
+        assert_eq!(product(view(3, 2), view(2, 4), 2, 4, &mut out), shape("rows of the result", 3, 2));
+        assert_eq!(product(view(3, 2), view(2, 4), 3, 3, &mut out), shape("columns of the result", 4, 3));
+        assert_eq!(out, [7.0; 12], "written");
+        assert_eq!(product(view(0, 3), view(3, 2), 0, 2, &mut out), Ok(()));
+        assert_eq!(product(view(2, 3), view(3, 0), 2, 0, &mut out), Ok(()));
+        assert_eq!(out, [7.0; 12], "written");
+        assert_eq!(product(view(3, 0), view(0, 4), 3, 4, &mut out), Ok(()));
+        assert_eq!(out, [0.0; 12], "sums without terms");
+
+        assert!(matches!(View::new(&x, 5, 3), Err(OperationError::Shape { expected: 15, found: 12, .. })));
+        assert!(matches!(View::new(&x, usize::MAX, 2), Err(OperationError::Shape { .. })));
+        assert!(matches!(View::strided(&x, 3, 4, 5, 1), Err(OperationError::OutOfBounds { len: 12 })));
+        assert!(matches!(View::strided(&x, 2, 2, usize::MAX, 1), Err(OperationError::OutOfBounds { .. })));
+        let overlap = OperationError::Overlap { row_step: 3, columns: 4 };
+        assert_eq!(ViewMut::strided(&mut out, 2, 4, 3).unwrap_err(), overlap);
+        assert!(matches!(ViewMut::strided(&mut out, 4, 3, 4), Err(OperationError::OutOfBounds { .. })));
+        let team = TEAMS[1];
+        let small = OperationError::Scratch { members: 1, team: team.size() };
+        let to = ViewMut::new(&mut out, 3, 4).unwrap();
+        assert_eq!(operations.matmul(team, view(3, 2), view(2, 4), to, &mut scratch), Err(small));
+        let apart = View::strided(&x, 2, 3, 1, 2).unwrap();
+        let result = operations.matvec(TEAMS[0], apart, &[1.0; 3], &mut out[..2]);
+        assert_eq!(result, Err(OperationError::Apart { column_step: 2 }));
+        assert_eq!(operations.matvec(TEAMS[0], view(2, 0), &[], &mut out[..2]), Ok(()));
+        assert_eq!(out[..2], [0.0; 2]);
+    }
+
+    #[test]
+    fn bytes_are_floats_only_where_they_are_aligned() {
+        let x = [1.0f32, 2.0, 3.0];
+        // SAFETY: twelve bytes of floats.
+        let bytes = unsafe { core::slice::from_raw_parts(x.as_ptr().cast::<u8>(), 12) };
+        assert_eq!(super::super::floats(bytes), Ok(&x[..]));
+        assert_eq!(super::super::floats(&bytes[1..9]), Err(OperationError::Misaligned));
+        assert_eq!(super::super::floats(&bytes[..11]), Err(OperationError::Misaligned));
     }
 }

@@ -86,6 +86,11 @@ impl<'a> View<'a> {
         View { data: &self.data[start..], rows: count, columns: across, ..self }
     }
 
+    /// All memory from the first element on, and both steps.
+    pub(super) fn memory(&self) -> (&'a [f32], usize, usize) {
+        (self.data, self.row_step, self.column_step)
+    }
+
     /// One element.
     pub(in crate::llm) fn at(&self, row: usize, column: usize) -> f32 {
         self.data[row * self.row_step + column * self.column_step]

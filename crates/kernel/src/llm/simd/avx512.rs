@@ -34,7 +34,7 @@ vector_table! {
 }
 
 #[cfg(feature = "llm-transformer")]
-super::operations::operations_table! { "avx512", "avx512f,avx512bw,avx512vnni,avx2,fma,f16c", Avx512, tiles of 8 by 3 }
+super::operations::operations_table! { "avx512", "avx512f,avx512bw,avx512vnni,avx2,fma,f16c", Avx512, tiles of 8 by 3, 8 a time }
 
 /// Products of packed weights.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]

@@ -36,6 +36,8 @@ pub(super) trait Registers<const N: usize>: Copy {
     fn larger(self, v: Self::R, m: Self::R) -> Self::R;
     /// `v < m ? v : m`.
     fn smaller(self, v: Self::R, m: Self::R) -> Self::R;
+    /// `a < b ? x : y`; `y` where one is NaN.
+    fn where_less(self, a: Self::R, b: Self::R, x: Self::R, y: Self::R) -> Self::R;
     /// `x`, but `high` where it is larger and `low` where it is smaller; neither is zero. A NaN stays.
     #[inline(always)]
     fn between(self, low: Self::R, x: Self::R, high: Self::R) -> Self::R {
@@ -48,6 +50,15 @@ pub(super) trait Registers<const N: usize>: Copy {
     fn load(self, x: &[f32; LANES]) -> [Self::R; N];
     /// The other way.
     fn store(self, x: &mut [f32; LANES], v: [Self::R; N]);
+    /// Stores past the caches where the instruction set can: for results that are larger than they are. After the last
+    /// one comes [`Self::settle`].
+    #[inline(always)]
+    fn stream(self, x: &mut Line, v: [Self::R; N]) {
+        self.store(&mut x.0, v);
+    }
+    /// Orders what was streamed before all that is stored after.
+    #[inline(always)]
+    fn settle(self) {}
     /// 16 f16 values.
     fn widen(self, x: &[u16; LANES]) -> [Self::R; N];
     /// The nearest f16, ties to even.
@@ -70,9 +81,14 @@ pub(super) trait Registers<const N: usize>: Copy {
     fn quantize(self, v: [Self::R; N], id: f32, q: &mut [i8; LANES]) -> i16;
 }
 
+/// A step of floats on a line of the caches.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(in crate::llm) struct Line(pub(in crate::llm) [f32; LANES]);
+
 /// Up to 16 values, padded with zeros.
 #[inline(always)]
-fn load<S: Registers<N>, const N: usize>(s: S, x: &[f32]) -> [S::R; N] {
+pub(super) fn load<S: Registers<N>, const N: usize>(s: S, x: &[f32]) -> [S::R; N] {
     if let Some(x) = x.first_chunk() {
         return s.load(x);
     }
@@ -83,7 +99,7 @@ fn load<S: Registers<N>, const N: usize>(s: S, x: &[f32]) -> [S::R; N] {
 
 /// As many of 16 lanes as fit.
 #[inline(always)]
-fn store<S: Registers<N>, const N: usize>(s: S, x: &mut [f32], v: [S::R; N]) {
+pub(super) fn store<S: Registers<N>, const N: usize>(s: S, x: &mut [f32], v: [S::R; N]) {
     if let Some(x) = x.first_chunk_mut() {
         return s.store(x, v);
     }
@@ -93,7 +109,7 @@ fn store<S: Registers<N>, const N: usize>(s: S, x: &mut [f32], v: [S::R; N]) {
 
 /// All 16 lanes.
 #[inline(always)]
-fn lanes<S: Registers<N>, const N: usize>(s: S, v: [S::R; N]) -> [f32; LANES] {
+pub(super) fn lanes<S: Registers<N>, const N: usize>(s: S, v: [S::R; N]) -> [f32; LANES] {
     let mut lanes = [0.0; LANES];
     s.store(&mut lanes, v);
     lanes

@@ -1,7 +1,8 @@
 //! Kernels of [`crate::llm::operations`]: one table per instruction set, all with the same bits.
 //!
 //! - `scalar` defines every kernel.
-//! - `product` is the packed, register-blocked f32 product in vector registers of any kind.
+//! - `product` is the packed, register-blocked f32 product in vector registers of any kind, `attention` the fused attention,
+//!   `elements` functions of every element, `rows` norms, softmax and the product with a vector.
 //!
 //! Tables are apart from [`super::Kernels`], so that a kernel image that runs models only does not carry them.
 
@@ -9,7 +10,13 @@ use super::{Kernels, available as kernels};
 use crate::llm::operations::View;
 
 #[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
+pub(super) mod attention;
+#[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
+pub(super) mod elements;
+#[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
 pub(super) mod product;
+#[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
+pub(super) mod rows;
 mod scalar;
 
 /// Columns that the panels of a product's right side are multiples of: one step of every instruction set.
@@ -23,6 +30,91 @@ pub struct Operations {
     /// `scalar`, `avx2`, `avx512` or `neon`.
     pub name: &'static str,
     pub(in crate::llm) product: Product,
+    /// A function of every element: of the second slice, or of the result itself; past the caches or not.
+    pub(in crate::llm) map: unsafe fn(Function, Option<&[f32]>, &mut [f32], bool),
+    /// A function of every element plus its column's bias.
+    pub(in crate::llm) map_biased: unsafe fn(Function, &[f32], &[f32], &mut [f32], bool),
+    pub(in crate::llm) silu_mul: unsafe fn(&[f32], &[f32], &mut [f32], bool),
+    /// Rows, from one to the next, vector, result.
+    pub(in crate::llm) matvec: unsafe fn(&[f32], usize, &[f32], &mut [f32]),
+    pub(in crate::llm) rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32], bool),
+    pub(in crate::llm) layer_norm: unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32], bool),
+    /// A row in place, multiplied first.
+    pub(in crate::llm) softmax: unsafe fn(&mut [f32], f32),
+    /// A tile of queries, scratch of [`Attend::scratch`] floats, result.
+    pub(in crate::llm) attend: unsafe fn(&Attend<'_>, &mut [f32], &mut [f32]),
+}
+
+/// A function of one element; [`crate::llm::math`] states each one's bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Function {
+    /// The larger of `x` and 0; NaN stays.
+    Relu,
+    /// `e^x`.
+    Exp,
+    /// `1 / (1 + e^-x)`.
+    Sigmoid,
+    /// `x / (1 + e^-x)`.
+    Silu,
+    /// Hyperbolic tangent.
+    Tanh,
+    /// `x` times the integral of the normal distribution: GELU as defined by `erf`.
+    Gelu,
+    /// GELU's approximation by `tanh`.
+    GeluTanh,
+}
+
+impl Function {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Relu, Self::Exp, Self::Sigmoid, Self::Silu, Self::Tanh, Self::Gelu, Self::GeluTanh];
+
+    /// `relu`, `exp`, `sigmoid`, `silu`, `tanh`, `gelu` or `gelu_tanh`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Relu => "relu",
+            Self::Exp => "exp",
+            Self::Sigmoid => "sigmoid",
+            Self::Silu => "silu",
+            Self::Tanh => "tanh",
+            Self::Gelu => "gelu",
+            Self::GeluTanh => "gelu_tanh",
+        }
+    }
+}
+
+/// Keys whose softmax is computed in one piece; pieces start at multiples of it.
+pub(in crate::llm) const KEYS: usize = 128;
+
+/// A tile of one head's queries, and all keys and values of its group.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::llm) struct Attend<'a> {
+    pub(in crate::llm) head_dim: usize,
+    /// At least one, and as many as the table's tiles have columns at most.
+    pub(in crate::llm) queries: usize,
+    /// `[queries × head_dim]`.
+    pub(in crate::llm) q: &'a [f32],
+    /// `[keys × head_dim]`.
+    pub(in crate::llm) k: &'a [f32],
+    /// `[keys × head_dim]`.
+    pub(in crate::llm) v: &'a [f32],
+    /// How many keys the first query sees, at least one.
+    pub(in crate::llm) first_sees: usize,
+    /// Whether each query sees one key more than the one before.
+    pub(in crate::llm) causal: bool,
+    pub(in crate::llm) scale: f32,
+}
+
+impl Attend<'_> {
+    /// How many keys query `i` sees.
+    pub(in crate::llm) fn seen(&self, i: usize) -> usize {
+        self.first_sees + if self.causal { i } else { 0 }
+    }
+
+    /// Floats of scratch for tiles of `columns`.
+    pub(in crate::llm) const fn scratch(head_dim: usize, columns: usize) -> usize {
+        (2 * head_dim + KEYS) * columns
+    }
 }
 
 /// How one instruction set multiplies.
@@ -98,10 +190,12 @@ impl Operations {
 /// The table of an instruction set, whose tiles are of so many rows and steps of columns.
 #[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
 macro_rules! operations_table {
-    ($name:literal, $features:literal, $set:ident, tiles of $rows:literal by $steps:literal) => {
+    ($name:literal, $features:literal, $set:ident, tiles of $rows:literal by $steps:literal, $some:literal a time) => {
         pub(super) static OPERATIONS: $crate::llm::simd::operations::Operations = {
             use $crate::llm::operations::View;
-            use $crate::llm::simd::operations::{Block, Operations, Product, STEP, product};
+            use $crate::llm::simd::operations::{
+                Attend, Block, Function, Operations, Product, STEP, attention, elements, product, rows,
+            };
             #[target_feature(enable = $features)]
             fn pack_left(x: View<'_>, out: &mut [f32]) {
                 product::pack_left::<$rows>(x, out);
@@ -114,11 +208,42 @@ macro_rules! operations_table {
             fn block(x: &Block<'_>, out: &mut [f32]) {
                 product::block::<_, _, $rows, $steps>($set::here(), x, out);
             }
+            #[target_feature(enable = $features)]
+            fn attend(x: &Attend<'_>, scratch: &mut [f32], out: &mut [f32]) {
+                attention::attend::<_, _, $some, $steps>($set::here(), x, scratch, out);
+            }
+            $crate::llm::simd::operations::operations_table! { entries $features, $set:
+                elements fn map(function: Function, x: Option<&[f32]>, out: &mut [f32], past: bool);
+                elements fn map_biased(function: Function, x: &[f32], bias: &[f32], out: &mut [f32], past: bool);
+                elements fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32], past: bool);
+                rows fn matvec(a: &[f32], row_step: usize, x: &[f32], out: &mut [f32]);
+                rows fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32], past: bool);
+                rows fn layer_norm(
+                    x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32], past: bool
+                );
+                rows fn softmax(x: &mut [f32], scale: f32);
+            }
             Operations {
                 name: $name,
                 product: Product { rows: $rows, columns: $steps * STEP, pack_left, pack_right, block },
+                map,
+                map_biased,
+                silu_mul,
+                matvec,
+                rms_norm,
+                layer_norm,
+                softmax,
+                attend,
             }
         };
+    };
+    (entries $features:literal, $set:ident: $($module:ident fn $f:ident($($x:ident: $t:ty),* $(,)?);)*) => {
+        $(
+            #[target_feature(enable = $features)]
+            fn $f($($x: $t),*) {
+                $module::$f($set::here(), $($x),*)
+            }
+        )*
     };
 }
 #[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]

@@ -1,6 +1,6 @@
 //! Two registers of eight lanes hold a step of 16.
 
-use super::super::lanes::Registers;
+use super::super::lanes::{Line, Registers};
 use super::super::table::proven;
 use super::{Avx2, load, store};
 use crate::llm::math::ROUND_MAGIC;
@@ -23,6 +23,10 @@ impl Registers<2> for Avx2 {
         fn larger(self, v: __m256, m: __m256) -> __m256 { _mm256_max_ps(v, m) }
         fn smaller(self, v: __m256, m: __m256) -> __m256 { _mm256_min_ps(v, m) }
 
+        fn where_less(self, a: __m256, b: __m256, x: __m256, y: __m256) -> __m256 {
+            _mm256_blendv_ps(y, x, _mm256_cmp_ps::<_CMP_LT_OQ>(a, b))
+        }
+
         fn times_power_of_two(self, p: __m256, shifted: __m256) -> __m256 {
             let magic = _mm256_castps_si256(_mm256_set1_ps(ROUND_MAGIC));
             let n = _mm256_sub_epi32(_mm256_castps_si256(shifted), magic);
@@ -43,6 +47,15 @@ impl Registers<2> for Avx2 {
             store(&mut halves[0], v[0]);
             store(&mut halves[1], v[1]);
         }
+
+        fn stream(self, x: &mut Line, v: [__m256; 2]) {
+            for (x, v) in x.0.as_chunks_mut::<8>().0.iter_mut().zip(v) {
+                // SAFETY: 32 bytes are writable behind the reference, at a multiple of 32.
+                unsafe { _mm256_stream_ps(x.as_mut_ptr(), v) }
+            }
+        }
+
+        fn settle(self) { _mm_sfence() }
 
         fn widen(self, x: &[u16; 16]) -> [__m256; 2] {
             // SAFETY: 32 bytes are readable behind the reference; the load needs no alignment.

@@ -1,6 +1,6 @@
 //! One register holds a step of 16.
 
-use super::super::lanes::Registers;
+use super::super::lanes::{Line, Registers};
 use super::super::table::proven;
 use super::Avx512;
 use crate::llm::math::ROUND_MAGIC;
@@ -26,12 +26,13 @@ impl Registers<1> for Avx512 {
         fn larger(self, v: __m512, m: __m512) -> __m512 { _mm512_max_ps(v, m) }
         fn smaller(self, v: __m512, m: __m512) -> __m512 { _mm512_min_ps(v, m) }
 
+        fn where_less(self, a: __m512, b: __m512, x: __m512, y: __m512) -> __m512 {
+            _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), y, x)
+        }
+
+        // One instruction rounds once, as the two steps do: the first of them is exact.
         fn times_power_of_two(self, p: __m512, shifted: __m512) -> __m512 {
-            let magic = _mm512_castps_si512(_mm512_set1_ps(ROUND_MAGIC));
-            let n = _mm512_sub_epi32(_mm512_castps_si512(shifted), magic);
-            let half = _mm512_srai_epi32::<1>(n);
-            let rest = _mm512_sub_epi32(n, half);
-            let y = _mm512_mul_ps(_mm512_mul_ps(p, power_of_two(half)), power_of_two(rest));
+            let y = _mm512_scalef_ps(p, _mm512_sub_ps(shifted, _mm512_set1_ps(ROUND_MAGIC)));
             // Not less than: a NaN stays.
             let normal = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(y, _mm512_set1_ps(f32::MIN_POSITIVE));
             _mm512_maskz_mov_ps(normal, y)
@@ -46,6 +47,13 @@ impl Registers<1> for Avx512 {
             // SAFETY: 64 bytes are writable behind the reference; the store needs no alignment.
             unsafe { _mm512_storeu_ps(x.as_mut_ptr(), v[0]) }
         }
+
+        fn stream(self, x: &mut Line, v: [__m512; 1]) {
+            // SAFETY: 64 bytes are writable behind the reference, at a multiple of 64.
+            unsafe { _mm512_stream_ps(x.0.as_mut_ptr(), v[0]) }
+        }
+
+        fn settle(self) { _mm_sfence() }
 
         fn widen(self, x: &[u16; 16]) -> [__m512; 1] {
             // SAFETY: 32 bytes are readable behind the reference; the load needs no alignment.
@@ -101,10 +109,4 @@ impl Registers<1> for Avx512 {
             _mm_cvtsi128_si32(sums) as i16
         }
     }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
-fn power_of_two(n: __m512i) -> __m512 {
-    _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_add_epi32(n, _mm512_set1_epi32(127))))
 }

@@ -24,6 +24,10 @@ impl Registers<4> for Neon {
         fn larger(self, v: float32x4_t, m: float32x4_t) -> float32x4_t { vbslq_f32(vcgtq_f32(v, m), v, m) }
         fn smaller(self, v: float32x4_t, m: float32x4_t) -> float32x4_t { vbslq_f32(vcltq_f32(v, m), v, m) }
 
+        fn where_less(self, a: float32x4_t, b: float32x4_t, x: float32x4_t, y: float32x4_t) -> float32x4_t {
+            vbslq_f32(vcltq_f32(a, b), x, y)
+        }
+
         // Neither bound is a zero, and a NaN stays: the instructions are comparison and choice.
         fn between(self, low: float32x4_t, x: float32x4_t, high: float32x4_t) -> float32x4_t {
             vmaxq_f32(vminq_f32(x, high), low)

@@ -256,7 +256,9 @@ fn a_request_can_be_cancelled_and_the_next_one_is_whole() {
             _ => assert!(matches!(session.hear(), Reply::Error { id: Some(1), .. }), "{name}"),
         }
         session.say(r#"{"type":"submit","id":1,"prompt_ids":[7],"max_tokens":5}"#);
-        assert_eq!(session.answer().1.ids, done.ids[..5], "{name}");
+        let again = session.answer().1.ids;
+        let both = done.ids.len().min(5);
+        assert_eq!(again[..both], done.ids[..both], "{name}");
     });
 }
 

@@ -1,0 +1,184 @@
+//! What the system says of an engine while it is measured: processor time, memory, energy.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::record::Telemetry;
+
+/// Between two looks. Each costs well under a millisecond.
+const PERIOD: Duration = Duration::from_millis(500);
+/// Ticks of Linux's accounts in a second.
+const TICKS: f64 = 100.0;
+
+/// A thread that looks at an engine's process and those it started.
+pub struct Sampler {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<(f64, u64)>>,
+    process: u32,
+    cpu: Option<f64>,
+    own_cpu: Option<f64>,
+    energy: Energy,
+    before: Option<f64>,
+}
+
+impl Sampler {
+    /// Begins to look at a process.
+    pub fn begin(process: u32) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let begun = Instant::now();
+        let thread = std::thread::spawn(move || {
+            let mut samples = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                if let Some(bytes) = rss(process) {
+                    samples.push((begun.elapsed().as_secs_f64(), bytes));
+                }
+                std::thread::park_timeout(PERIOD);
+            }
+            samples
+        });
+        let energy = Energy::open();
+        let before = energy.joules();
+        let own_cpu = cpu_s(std::process::id());
+        Sampler { stop, thread, process, cpu: tree_cpu_s(process), own_cpu, energy, before }
+    }
+
+    /// Ends, and says what was seen.
+    pub fn end(self) -> Telemetry {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.thread().unpark();
+        let rss = self.thread.join().unwrap_or_default();
+        let mut missing = BTreeMap::new();
+        let between = |before: Option<f64>, after: Option<f64>| Some((after? - before?).max(0.0));
+        let package_j = match &self.energy {
+            Energy::Packages(_) => {
+                let after = self.energy.joules();
+                if after < self.before {
+                    missing.insert("package_j".to_owned(), "a counter of energy began again".to_owned());
+                }
+                between(self.before, after).filter(|_| after >= self.before)
+            }
+            Energy::Missing(why) => {
+                missing.insert("package_j".to_owned(), why.clone());
+                None
+            }
+        };
+        Telemetry {
+            cpu_s: between(self.cpu, tree_cpu_s(self.process)),
+            harness_cpu_s: between(self.own_cpu, cpu_s(std::process::id())),
+            peak_rss: status_bytes(self.process, "VmHWM:").max(rss.iter().map(|(_, bytes)| *bytes).max()),
+            rss,
+            package_j,
+            device: Vec::new(),
+            missing,
+        }
+    }
+}
+
+/// A process and all that it started.
+fn tree(process: u32) -> Vec<u32> {
+    let mut all = vec![process];
+    let mut at = 0;
+    while at < all.len() {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", all[at]));
+        for task in tasks.into_iter().flatten().flatten() {
+            let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            all.extend(children.split_whitespace().filter_map(|id| id.parse::<u32>().ok()));
+        }
+        at += 1;
+    }
+    all
+}
+
+fn rss(process: u32) -> Option<u64> {
+    tree(process).into_iter().filter_map(|id| status_bytes(id, "VmRSS:")).reduce(|sum, bytes| sum + bytes)
+}
+
+fn status_bytes(process: u32, field: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+fn tree_cpu_s(process: u32) -> Option<f64> {
+    tree(process).into_iter().filter_map(cpu_s).reduce(|sum, seconds| sum + seconds)
+}
+
+/// Processor time of a process: user and system, in seconds.
+fn cpu_s(process: u32) -> Option<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let (_, fields) = text.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(11).map(str::parse::<u64>);
+    Some((fields.next()?.ok()? + fields.next()?.ok()?) as f64 / TICKS)
+}
+
+/// Counters of energy of the processor packages.
+enum Energy {
+    /// Files with microjoules.
+    Packages(Vec<PathBuf>),
+    /// Why there is none.
+    Missing(String),
+}
+
+impl Energy {
+    fn open() -> Self {
+        let Ok(entries) = std::fs::read_dir("/sys/class/powercap") else {
+            return Energy::Missing("this system has no counters of energy (/sys/class/powercap)".into());
+        };
+        // Packages are `intel-rapl:0`; parts of them have a second colon.
+        let is_package = |name: &str| name.starts_with("intel-rapl:") && name.matches(':').count() == 1;
+        let packages = entries
+            .flatten()
+            .filter(|entry| is_package(&entry.file_name().to_string_lossy()))
+            .map(|entry| entry.path().join("energy_uj"));
+        let packages: Vec<PathBuf> = packages.collect();
+        match packages.iter().map(std::fs::read_to_string).find_map(Result::err) {
+            Some(error) => Energy::Missing(format!("counters of energy cannot be read: {error}")),
+            None if packages.is_empty() => {
+                Energy::Missing("the processor's counters of energy are hidden".into())
+            }
+            None => Energy::Packages(packages),
+        }
+    }
+
+    /// All packages together.
+    fn joules(&self) -> Option<f64> {
+        let Energy::Packages(packages) = self else { return None };
+        let each = packages.iter().map(|path| {
+            let text = std::fs::read_to_string(path).ok()?;
+            text.trim().parse::<f64>().ok()
+        });
+        Some(each.sum::<Option<f64>>()? / 1e6)
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_and_its_children_are_seen() {
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "i=0; while [ $i -lt 2000000 ]; do i=$((i+1)); done & wait; sleep 30"])
+            .spawn()
+            .unwrap();
+        let sampler = Sampler::begin(child.id());
+        let begun = Instant::now();
+        while tree_cpu_s(child.id()).unwrap_or(0.0) < 0.05 && begun.elapsed().as_secs() < 60 {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let telemetry = sampler.end();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(telemetry.cpu_s > Some(0.02), "{telemetry:?}");
+        assert!(telemetry.peak_rss > Some(100_000) && !telemetry.rss.is_empty(), "{telemetry:?}");
+        assert!(
+            telemetry.package_j.is_some() != telemetry.missing.contains_key("package_j"),
+            "{telemetry:?}"
+        );
+    }
+}

@@ -29,6 +29,8 @@ pub enum Row {
     Visit(Visit),
     /// How far an engine's answers are from exact arithmetic.
     Quality(Quality),
+    /// Whether generated tokens are those of the model.
+    AnswerCheck(AnswerCheck),
     /// A single operation.
     Op(OpRow),
     /// An engine's figures of one case, from all rounds. At the end, and again after a resumed run: the last one counts.
@@ -396,6 +398,41 @@ pub struct Quality {
     /// Why there is no figure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing: Option<String>,
+    /// Why the engine computes another model: all its rows with this one have then failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wrong: Option<String>,
+}
+
+/// Generated tokens, held against exact arithmetic.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AnswerCheck {
+    /// The engine's [`EngineId::name`].
+    pub engine: String,
+    /// Of the model's file.
+    pub model_sha256: String,
+    /// What was asked for.
+    pub case: Case,
+    /// Seed of the prompt.
+    pub seed: u64,
+    /// The generated ids.
+    pub ids: Vec<u32>,
+    /// By how many nats each is less likely than the likeliest, given those before it.
+    pub gaps: Vec<f64>,
+    /// Why the row has failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wrong: Option<String>,
+}
+
+impl AnswerCheck {
+    /// Judges the ids by their gaps, whose mean may be so large.
+    pub fn set(&mut self, gaps: Vec<f64>, most: f64) {
+        let mean = gaps.iter().sum::<f64>() / gaps.len().max(1) as f64;
+        // Not above the limit, so that what is no number is wrong.
+        let right = mean <= most;
+        self.wrong =
+            (!right).then(|| format!("wrong answer: its tokens are {mean:.2} nats from the likeliest"));
+        self.gaps = gaps.into_iter().map(|gap| gap.min(1e3)).collect();
+    }
 }
 
 /// A single operation of an engine.

@@ -22,8 +22,11 @@ pub fn summarize(rows: &[Row]) -> Vec<Summary> {
         let Row::Visit(visit) = row else { continue };
         match groups.iter_mut().find(|group| group.is_of(visit)) {
             Some(group) => group.visits.push(visit),
-            None => groups.push(Group { visits: vec![visit] }),
+            None => groups.push(Group { visits: vec![visit], wrong: None }),
         }
+    }
+    for group in &mut groups {
+        group.wrong = wrong(rows, group.visits[0]);
     }
     let mut summaries: Vec<Summary> = groups.iter().map(|group| group.summary(run)).collect();
     for (at, group) in groups.iter().enumerate() {
@@ -48,6 +51,25 @@ pub fn summarize(rows: &[Row]) -> Vec<Summary> {
 /// All visits of one engine with one model and case.
 struct Group<'r> {
     visits: Vec<&'r Visit>,
+    /// Why its answers are wrong.
+    wrong: Option<String>,
+}
+
+/// Why an engine's answers to a model are wrong, by the rows that judge them.
+fn wrong(rows: &[Row], visit: &Visit) -> Option<String> {
+    rows.iter().find_map(|row| match row {
+        Row::Quality(quality) => {
+            let same = quality.engine.name == visit.engine.name && quality.model.sha256 == visit.model.sha256;
+            quality.wrong.clone().filter(|_| same)
+        }
+        Row::AnswerCheck(check) => {
+            let same = check.engine == visit.engine.name
+                && check.model_sha256 == visit.model.sha256
+                && check.case == visit.case;
+            check.wrong.clone().filter(|_| same)
+        }
+        _ => None,
+    })
 }
 
 /// Samples of each round that counts, the last attempt of it.
@@ -86,6 +108,9 @@ impl<'r> Group<'r> {
 
     /// The visit that stands for each round: the last that counts.
     fn good(&self) -> BTreeMap<usize, &'r Visit> {
+        if self.wrong.is_some() {
+            return BTreeMap::new();
+        }
         self.visits.iter().filter(|visit| visit.counts()).map(|visit| (visit.round, *visit)).collect()
     }
 
@@ -267,7 +292,7 @@ impl<'r> Group<'r> {
         }
         let reason = good.is_empty().then(|| {
             let failed = self.visits.iter().rev().find_map(|visit| visit.reason.clone());
-            failed.unwrap_or_else(|| "every round was disturbed by others".into())
+            self.wrong.clone().or(failed).unwrap_or_else(|| "every round was disturbed by others".into())
         });
         Summary {
             engine: first.engine.name.clone(),

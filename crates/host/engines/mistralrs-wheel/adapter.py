@@ -9,6 +9,7 @@ Prefix cache off, temperature 0, end of text ignored by the engine (we heed it w
 import argparse
 import json
 import os
+import platform
 import sys
 import tempfile
 from pathlib import Path
@@ -27,6 +28,8 @@ SEPARATOR = "\ue000"
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 # What the engine schedules at most; `load` says how many of them are wanted.
 MAX_IN_FLIGHT = 64
+# Instructions found in the wheel for x86-64; which of its kernels use them it decides when it runs.
+X86_KERNELS = ["avx2", "fma", "avx512f", "avx512_vnni", "amx"]
 # Types that it multiplies as they are in the file.
 FORMATS = "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K".split()
 
@@ -124,7 +127,7 @@ class Mistral(protocol.Backend):
 
         fields = {
             "engine": "mistral.rs",
-            "compiled": ["unknown"],
+            "compiled": X86_KERNELS if platform.machine() == "x86_64" else ["unknown"],
             "detected": protocol.cpu_features(),
             "settings": {"prefix_cache": "off", "paged_attention": "off", "build": "wheel of the package index"},
             "device": "cpu",

@@ -147,6 +147,9 @@ class Torch(protocol.Backend):
 
         # Kernels are chosen when they run; this is the best set that they were compiled for and the machine has.
         fields["compiled"] = [torch.backends.cpu.get_cpu_capability().lower()]
+        import ops
+
+        fields["ops"] = list(ops.OPS)
         libraries = ("mkl", "mkldnn", "openmp")
         fields["settings"]["blas"] = " ".join(n for n in libraries if getattr(torch.backends, n).is_available())
         return fields
@@ -155,6 +158,11 @@ class Torch(protocol.Backend):
         if load.device not in (None, self.device):
             raise protocol.Refused(f"device {load.device}: this program was started with --device {self.device}")
         return TorchModel(load, self.device, self.attention)
+
+    def op(self, name, params, min_ns):
+        import ops
+
+        return ops.run(name, params, min_ns, self.device)
 
 
 def main():

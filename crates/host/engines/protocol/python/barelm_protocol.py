@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import short_form
 
-VERSION = 1
+VERSION = 2
 
 
 def now_ns():

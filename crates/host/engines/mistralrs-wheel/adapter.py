@@ -12,6 +12,7 @@ import os
 import platform
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
@@ -54,7 +55,7 @@ class MistralModel(protocol.Model):
     def __init__(self, load):
         import mistralrs
 
-        self.mistralrs = mistralrs
+        self.mistralrs, self.sending = mistralrs, threading.Lock()
         try:
             header = gguf_header.Header.read(load.model)
         except gguf_header.NotGguf as error:
@@ -100,7 +101,10 @@ class MistralModel(protocol.Model):
         request = self.mistralrs.ChatCompletionRequest(
             messages=text, model="default", max_tokens=max(max_tokens, 1), stream=True, temperature=0.0, ignore_eos=True
         )
-        for chunk in self.runner.send_chat_completion_request(request):
+        # The package lets one thread at a time send; what it gives back is read by many.
+        with self.sending:
+            chunks = self.runner.send_chat_completion_request(request)
+        for chunk in chunks:
             choice = chunk.choices[0]
             piece = choice.delta.content
             if chunk.usage is not None and chunk.usage.prompt_tokens != len(prompt_ids):

@@ -163,6 +163,12 @@ pub(crate) extern "C" fn start(tree: usize, x0: usize, level: usize) -> ! {
         Ok(machine) => machine,
         Err(error) => fail(format_args!("{error}")),
     };
+    if let Some(file) = machine.initrd.as_ref().filter(|file| overlap(file, &image())) {
+        fail(format_args!(
+            "the model file lies at {file:#x?}, over the image: pad the kernel file to its size in memory, as cargo \
+             xtask image --board does"
+        ));
+    }
     begin(Step::MemoryMap);
     if let Err(error) = map(&machine) {
         fail(format_args!("{error}"));
@@ -241,6 +247,11 @@ pub fn model_file(machine: &Machine<'static>) -> Option<&'static [u8]> {
     let file = machine.initrd.clone()?;
     // SAFETY: inside RAM, as `Machine` has checked, loaded by firmware, mapped read-only, and no part of the heap.
     Some(unsafe { core::slice::from_raw_parts(core::ptr::with_exposed_provenance(file.start), file.len()) })
+}
+
+/// Whether two ranges share an address.
+fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
+    a.start < b.end && b.start < a.end
 }
 
 /// Memory that nothing lies in, the largest piece first.

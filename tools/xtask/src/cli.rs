@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::setup::Need;
 use crate::toolchain::BARE_METAL;
-use crate::{Failure, dist, example, gate, image, qemu, setup, steps, symbolize, versus};
+use crate::{Failure, boards, dist, example, gate, qemu, setup, steps, symbolize, versus};
 
 /// BareLM's driver: everything a person or CI runs.
 #[derive(Debug, Parser)]
@@ -22,8 +22,8 @@ enum Command {
     Setup(setup::Arguments),
     /// Build the bare-metal image, boot it in QEMU, run the benchmark suite and let a model answer.
     Qemu(qemu::Arguments),
-    /// Build the bare-metal image and print its path.
-    Image,
+    /// Build the bare-metal image and print its path; with `--board` also what goes onto a board's SD card.
+    Image(boards::Arguments),
     /// Build the minimal kernel of `examples`, which is not ours but takes the library, and boot it in QEMU.
     Example,
     /// Build static programs for Linux on AArch64 and x86-64 into `target/dist`, with checksums.
@@ -44,11 +44,9 @@ impl Cli {
         match self.command {
             Command::Setup(arguments) => setup::run(&arguments),
             Command::Qemu(arguments) => qemu::run(&arguments),
-            Command::Image => {
+            Command::Image(arguments) => {
                 setup::provide(&[Need::Target(BARE_METAL)])?;
-                let image = image::build(&image::Build { verbose: true, ..Default::default() })?;
-                println!("{} ({} bytes, from {})", image.raw.display(), image.bytes, image.elf.display());
-                Ok(ExitCode::SUCCESS)
+                boards::run(&arguments).map(|()| ExitCode::SUCCESS)
             }
             Command::Example => {
                 setup::provide(&setup::BOOTING)?;

@@ -10,6 +10,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::debian::Index;
 use crate::toolchain::{BARE_METAL, LINUX, version_field};
 use crate::{Failure, process, progress};
 
@@ -106,47 +107,21 @@ fn link_linker(sysroot: &Path) -> Result<(), Failure> {
 }
 
 /// Unpacks the distribution's own standard library for Linux on AArch64 beside the compiler's.
-///
-/// A package index of its own is used, in a temporary folder: the machine's package database and architectures stay as
-/// they are.
 pub fn install_linux() -> Result<(), Failure> {
     let target = sysroot()?.join("lib/rustlib").join(LINUX).join("lib");
-    let work = std::env::temp_dir().join(format!("barelm-arm64-{}", std::process::id()));
     let spinner = progress::spinner("installing the library for Linux on AArch64");
-    let result = unpack_linux(&target, &work);
+    let result = unpack_linux(&target);
     spinner.finish_and_clear();
-    let _ = fs::remove_dir_all(&work);
     result
 }
 
-fn unpack_linux(target: &Path, work: &Path) -> Result<(), Failure> {
-    let told = |error: std::io::Error| format!("{}: {error}", work.display());
-    for folder in ["lists/partial", "cache/archives/partial", "packages", "unpacked"] {
-        fs::create_dir_all(work.join(folder)).map_err(told)?;
-    }
-    fs::write(work.join("status"), "").map_err(told)?;
-    let here = work.display();
-    let configuration = format!(
-        "APT::Architecture \"arm64\";\nAPT::Architectures {{ \"arm64\"; }};\nDir::State::lists \"{here}/lists\";\n\
-         Dir::State::status \"{here}/status\";\nDir::Cache \"{here}/cache\";\nAPT::Sandbox::User \"root\";\n\
-         Acquire::Languages \"none\";\n"
-    );
-    let file = work.join("apt.conf");
-    fs::write(&file, configuration).map_err(told)?;
+fn unpack_linux(target: &Path) -> Result<(), Failure> {
+    let told = |error: std::io::Error| format!("{}: {error}", target.display());
     let package = "libstd-rust-web-dev";
     let version = process::read(process::command("dpkg-query").args(["-W", "-f", "${Version}", package]))?;
-    let apt = |words: &[&str]| {
-        let mut command = Command::new("apt-get");
-        command.current_dir(work.join("packages")).env("APT_CONFIG", &file).args(words);
-        process::read(&mut command)
-    };
-    apt(&["update", "-qq"])?;
-    apt(&["download", "-qq", &format!("{package}={version}")])?;
-    let mut packages = fs::read_dir(work.join("packages")).map_err(told)?.flatten();
-    let deb = packages.next().ok_or("the download left no package")?.path();
-    let unpacked = work.join("unpacked");
-    process::read(process::command("dpkg").arg("-x").arg(deb).arg(&unpacked))?;
-    let library = unpacked.join("usr/lib/rustlib").join(LINUX).join("lib");
+    let index = Index::open()?;
+    let library =
+        index.unpack(&format!("{package}={version}"))?.join("usr/lib/rustlib").join(LINUX).join("lib");
     fs::create_dir_all(target).map_err(told)?;
     for entry in fs::read_dir(&library).map_err(told)?.flatten() {
         if entry.path().is_file() {

@@ -1,7 +1,7 @@
 //! Booting an image in QEMU and reading what it says.
 
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -16,26 +16,62 @@ pub const QEMU: &str = "qemu-system-aarch64";
 /// One boot of an emulated machine.
 #[derive(Clone, Debug)]
 pub struct Boot {
+    /// `-M`: the machine with its properties.
+    pub machine: String,
     /// Raw image.
     pub kernel: PathBuf,
     /// Model for `-initrd`.
     pub initrd: Option<PathBuf>,
     /// Boot command line.
     pub words: String,
-    /// `-M`.
-    pub machine: String,
-    /// `-cpu`.
+    /// `-cpu`; boards have one of their own.
     pub cpu: String,
-    /// `-smp`.
+    /// `-smp`; boards have all of theirs.
     pub cores: usize,
-    /// `-m`.
+    /// `-m`; boards have all of theirs.
     pub memory: String,
     /// Count instructions exactly: `-icount shift=0`.
     pub icount: bool,
-    /// Give the image no device tree: it is put into memory and entered with x0 = 0.
-    pub without_device_tree: bool,
+    /// How the image gets in.
+    pub entry: Entry,
+    /// A device tree in place of QEMU's own.
+    pub device_tree: Option<PathBuf>,
+    /// Which of the machine's UARTs is the console.
+    pub uart: usize,
+    /// Whether QEMU listens to semihosting; without, a machine ends by powering off.
+    pub semihosting: bool,
     /// Kill the machine after this time.
     pub limit: Duration,
+}
+
+/// How the image gets into the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// As Linux would: `-kernel`, with the device tree in x0.
+    Kernel,
+    /// Put at this address and entered there, registers as reset leaves them: at the highest level, with no tree in
+    /// x0. A device tree of ours goes to the start of the gigabyte.
+    At(u64),
+}
+
+impl Default for Boot {
+    fn default() -> Self {
+        Boot {
+            machine: "virt".to_string(),
+            kernel: PathBuf::new(),
+            initrd: None,
+            words: String::new(),
+            cpu: crate::qemu::DEFAULT_CPU.to_string(),
+            cores: 1,
+            memory: "1G".to_string(),
+            icount: false,
+            entry: Entry::Kernel,
+            device_tree: None,
+            uart: 0,
+            semihosting: true,
+            limit: Duration::from_secs(600),
+        }
+    }
 }
 
 /// What becomes of the console.
@@ -88,32 +124,43 @@ impl Outcome {
     }
 }
 
-/// Where the image goes without a device tree: in the second gigabyte of RAM. QEMU puts its tree at the start of the
-/// first, where the image would look had it been put there.
-const LOAD_ADDRESS: u64 = 0x8020_0000;
-
 impl Boot {
     /// The command line of the emulator.
     pub fn command(&self, console: Console) -> Command {
         let mut qemu = process::command(QEMU);
-        qemu.args(["-M", &self.machine, "-nic", "none", "-cpu", &self.cpu, "-smp", &self.cores.to_string()]);
-        qemu.args(["-m", &self.memory, "-semihosting-config", "enable=on,target=native"]);
+        qemu.args(["-M", &self.machine, "-nic", "none"]);
+        if self.machine.starts_with("virt") {
+            qemu.args(["-cpu", &self.cpu, "-smp", &self.cores.to_string(), "-m", &self.memory]);
+        }
+        if self.semihosting {
+            qemu.args(["-semihosting-config", "enable=on,target=native"]);
+        }
         if console == Console::Interactive {
             qemu.arg("-nographic");
         } else {
-            qemu.args(["-display", "none", "-monitor", "none", "-serial", "stdio"]);
+            qemu.args(["-display", "none", "-monitor", "none"]);
+            (0..self.uart).for_each(|_| _ = qemu.args(["-serial", "null"]));
+            qemu.args(["-serial", "stdio"]);
         }
         if self.icount {
             qemu.args(["-icount", "shift=0"]);
         }
-        if self.without_device_tree {
-            // Two loaders: the bytes, then the address core 0 starts at. Its registers stay as reset left them.
-            qemu.arg("-device")
-                .arg(format!("loader,file={},addr={LOAD_ADDRESS:#x},force-raw=on", self.kernel.display()));
-            qemu.arg("-device").arg(format!("loader,addr={LOAD_ADDRESS:#x},cpu-num=0"));
+        if let Entry::At(address) = self.entry {
+            let loader = |file: &Path, address: u64| {
+                format!("loader,file={},addr={address:#x},force-raw=on", file.display())
+            };
+            // The bytes, then the address that core 0 starts at.
+            qemu.args(["-device", &loader(&self.kernel, address)]);
+            qemu.args(["-device", &format!("loader,addr={address:#x},cpu-num=0")]);
+            if let Some(tree) = &self.device_tree {
+                qemu.args(["-device", &loader(tree, address >> 30 << 30)]);
+            }
             return qemu;
         }
         qemu.arg("-kernel").arg(&self.kernel);
+        if let Some(tree) = &self.device_tree {
+            qemu.arg("-dtb").arg(tree);
+        }
         if let Some(initrd) = &self.initrd {
             qemu.arg("-initrd").arg(initrd);
         }
@@ -121,6 +168,15 @@ impl Boot {
             qemu.args(["-append", &self.words]);
         }
         qemu
+    }
+
+    /// Writes the device tree that QEMU would pass in this boot, words included, to `file`.
+    pub fn write_tree(&self, file: &Path) -> Result<(), Failure> {
+        let machine = format!("{},dumpdtb={}", self.machine, file.display());
+        let boot = Boot { machine, entry: Entry::Kernel, device_tree: None, ..self.clone() };
+        process::read(&mut boot.command(Console::Kept))?;
+        let told = |error: std::io::Error| format!("{}: {error}", file.display());
+        std::fs::write(file, compact(std::fs::read(file).map_err(told)?)).map_err(told)
     }
 
     /// Boots and waits for the end.
@@ -133,6 +189,23 @@ impl Boot {
         }
         run(&mut command, self.limit, console)
     }
+}
+
+/// A device tree without the room that QEMU leaves in it: passed with `-dtb` it would get as much again, and have more
+/// than the 2 MiB that arm64 allows.
+fn compact(mut tree: Vec<u8>) -> Vec<u8> {
+    let field =
+        |at: usize| tree.get(at..at + 4).map(|bytes| u32::from_be_bytes(bytes.try_into().expect("four")));
+    // Structure and texts: where each begins, and its size.
+    let ends = [(8, 36), (12, 32)].map(|(start, size)| field(start)?.checked_add(field(size)?));
+    if let [Some(structure), Some(texts)] = ends
+        && (structure.max(texts) as usize) < tree.len()
+    {
+        let size = structure.max(texts);
+        tree.truncate(size as usize);
+        tree[4..8].copy_from_slice(&size.to_be_bytes());
+    }
+    tree
 }
 
 /// Starts an emulator whose console is its standard output, and waits for the end; kills it after `limit`.
@@ -252,13 +325,10 @@ mod tests {
             kernel: "k.img".into(),
             initrd: Some("m.gguf".into()),
             words: "suite=off".into(),
-            machine: "virt".into(),
             cpu: "max".into(),
             cores: 2,
-            memory: "1G".into(),
             icount: true,
-            without_device_tree: false,
-            limit: Duration::from_secs(1),
+            ..Boot::default()
         };
         let shown = process::shown(&boot.command(Console::Kept));
         for part in
@@ -267,5 +337,47 @@ mod tests {
             assert!(shown.contains(part), "{part} in {shown}");
         }
         assert!(shown.ends_with("-append suite=off"), "{shown}");
+    }
+
+    #[test]
+    fn a_compact_tree_ends_with_its_last_part() {
+        let mut tree = vec![0; 100];
+        for (at, value) in [(4, 100u32), (8, 40), (36, 10), (12, 50), (32, 7)] {
+            tree[at..at + 4].copy_from_slice(&value.to_be_bytes());
+        }
+        let compacted = compact(tree.clone());
+        assert_eq!((compacted.len(), compacted[7]), (57, 57));
+        assert_eq!(compact(compacted.clone()), compacted);
+        assert_eq!(compact(vec![1; 20]), [1; 20]);
+        tree[32..36].copy_from_slice(&u32::MAX.to_be_bytes());
+        assert_eq!(compact(tree.clone()), tree);
+    }
+
+    #[test]
+    fn boards_are_given_what_they_do_not_have_themselves() {
+        let board = Boot {
+            machine: "raspi3b".into(),
+            kernel: "k.img".into(),
+            device_tree: Some("pi.dtb".into()),
+            uart: 1,
+            semihosting: false,
+            ..Boot::default()
+        };
+        let shown = process::shown(&board.command(Console::Kept));
+        assert!(shown.ends_with("-serial null -serial stdio -kernel k.img -dtb pi.dtb"), "{shown}");
+        assert!(!shown.contains("-smp") && !shown.contains("semihosting"), "{shown}");
+    }
+
+    #[test]
+    fn an_image_put_into_memory_gets_no_arguments() {
+        let boot = Boot {
+            kernel: "k.img".into(),
+            words: "suite=off".into(),
+            device_tree: Some("t.dtb".into()),
+            entry: Entry::At(0x8020_0000),
+            ..Boot::default()
+        };
+        let shown = process::shown(&boot.command(Console::Kept));
+        assert!(shown.contains("loader,file=t.dtb,addr=0x80000000") && !shown.contains("-append"), "{shown}");
     }
 }

@@ -1,7 +1,9 @@
 //! The project's only driver: what a person and CI type as `cargo xtask …`.
 //!
-//! 1. [`setup`] plans and installs what the others need, with [`packages`], [`toolchain`] and [`model`].
-//! 2. [`image`] builds the bare-metal image; [`elf`] turns it into raw bytes.
+//! 1. [`setup`] plans and installs what the others need, with [`packages`], [`toolchain`], [`model`] and
+//!    [`device_trees`].
+//! 2. [`image`] builds the bare-metal image; [`elf`] turns it into raw bytes; [`boards`] makes a board's SD card of it,
+//!    and [`sd`] writes the card.
 //! 3. [`qemu`] boots it: [`boot_words`] says what it is to do, [`guest`] runs the emulator, [`records`] reads its
 //!    measurements.
 //! 4. [`example`] does both for the minimal kernel that takes the library as others would.
@@ -11,9 +13,12 @@
 //! 8. [`symbolize`] names the addresses of a failure's report.
 //! 9. [`steps`] is everything CI runs.
 
+mod boards;
 mod boot_words;
 mod cli;
+mod debian;
 mod debian_rust;
+mod device_trees;
 mod dist;
 mod elf;
 mod example;
@@ -26,6 +31,7 @@ mod process;
 mod progress;
 mod qemu;
 mod records;
+mod sd;
 mod setup;
 mod steps;
 mod symbolize;

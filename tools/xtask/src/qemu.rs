@@ -120,8 +120,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         cores: arguments.cores(),
         memory: arguments.memory.clone(),
         icount: arguments.icount,
-        without_device_tree: false,
         limit,
+        ..Boot::default()
     };
     let console = if arguments.shell { Console::Interactive } else { Console::Shown };
     println!("{}", process::shown(&boot.command(console)));
@@ -203,11 +203,9 @@ pub fn counting_boot(kernel: &Path, initrd: Option<PathBuf>, cpu: &str, limit: D
         words: words.as_str().to_string(),
         machine: "virt".to_string(),
         cpu: cpu.to_string(),
-        cores: 1,
-        memory: "1G".to_string(),
         icount: true,
-        without_device_tree: false,
         limit,
+        ..Boot::default()
     }
 }
 

@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::packages::{self, Manager, Tool};
 use crate::toolchain::{BARE_METAL, LINUX, Toolchain};
-use crate::{Failure, debian_rust, model, process};
+use crate::{Failure, debian_rust, device_trees, model, process};
 
 /// How to set up.
 #[derive(Args, Clone, Copy, Debug, Default)]
@@ -31,16 +31,19 @@ pub enum Need {
     Target(&'static str),
     /// The reference model.
     Model,
+    /// Real boards' device trees.
+    DeviceTrees,
 }
 
 /// What all commands together need.
-pub const EVERYTHING: [Need; 6] = [
+pub const EVERYTHING: [Need; 7] = [
     Need::Target(BARE_METAL),
     Need::Target(LINUX),
     Need::Tool(Tool::QemuSystem),
     Need::Tool(Tool::QemuUser),
     Need::Tool(Tool::CrossCompiler),
     Need::Model,
+    Need::DeviceTrees,
 ];
 
 /// What building the engines of other projects needs.
@@ -63,6 +66,8 @@ enum Action {
     DebianRust(&'static str),
     /// Download the model.
     Model,
+    /// Download device trees.
+    DeviceTrees,
 }
 
 impl Action {
@@ -70,7 +75,7 @@ impl Action {
         match self {
             Self::Packages(manager, _) => manager.needs_root(),
             Self::DebianRust(_) => true,
-            Self::ByHand(_) | Self::Rustup(_) | Self::Model => false,
+            Self::ByHand(_) | Self::Rustup(_) | Self::Model | Self::DeviceTrees => false,
         }
     }
 
@@ -92,6 +97,7 @@ impl Action {
                 }
             }
             Self::Model => model::PACKAGE_BYTES / 1_000_000,
+            Self::DeviceTrees => device_trees::MEGABYTES,
         }
     }
 
@@ -108,6 +114,9 @@ impl Action {
             Self::Rustup(target) => format!("rustup target add {target}"),
             Self::DebianRust(target) => format!("prepare the distribution's Rust compiler for {target}"),
             Self::Model => format!("download SmolLM2-135M-Instruct to {}", model::path().display()),
+            Self::DeviceTrees => {
+                format!("download real boards' device trees to {}", device_trees::folder().display())
+            }
         }
     }
 }
@@ -174,7 +183,8 @@ fn plan(needs: &[Need]) -> Vec<Action> {
                 }
                 actions.push(Action::Model);
             }
-            Need::Tool(_) | Need::Target(_) | Need::Model => {}
+            Need::DeviceTrees if !device_trees::present() => actions.push(Action::DeviceTrees),
+            Need::Tool(_) | Need::Target(_) | Need::Model | Need::DeviceTrees => {}
         }
     }
     let manager = Manager::detect();
@@ -240,6 +250,7 @@ fn perform(action: &Action, yes: bool) -> Result<(), Failure> {
             if *target == LINUX { debian_rust::install_linux() } else { debian_rust::install_bare_metal() }
         }
         Action::Model => model::fetch().map(|file| println!("model: {}", file.display())),
+        Action::DeviceTrees => device_trees::fetch(),
     }
 }
 

@@ -4,11 +4,13 @@
 //! 2. [`emulated`] runs the tests of the NEON kernels under user-mode emulation, and small pieces under Miri.
 //! 3. [`boots`] boots the image as a table of cases says.
 //! 4. [`faults`] raises faults in boots of their own and reads the reports.
-//! 5. [`example`] boots another kernel that takes the library.
-//! 6. [`exact`] is the instruction gate, and the proof that it fails when it must.
+//! 5. [`boards`] boots it on other machines, at every exception level, with real boards' device trees.
+//! 6. [`example`] boots another kernel that takes the library.
+//! 7. [`exact`] is the instruction gate, and the proof that it fails when it must.
 //!
 //! A step that cannot run here is skipped, says why and is counted.
 
+mod boards;
 mod boots;
 mod emulated;
 mod exact;
@@ -137,6 +139,7 @@ fn all() -> Vec<Step> {
     steps.extend(emulated::steps());
     steps.extend(boots::steps());
     steps.extend(faults::steps());
+    steps.extend(boards::steps());
     steps.extend(example::steps());
     steps.extend(exact::steps());
     steps
@@ -208,7 +211,10 @@ fn missing(need: &Need) -> Option<String> {
         Need::Tool(tool) if !tool.present() => Some(format!("{} is missing", tool.name())),
         Need::Target(target) => Toolchain::for_target(target).err(),
         Need::Model if !model::cached() => Some("the model is missing: cargo xtask setup".to_string()),
-        Need::Tool(_) | Need::Model => None,
+        Need::DeviceTrees if !crate::device_trees::present() => {
+            Some("the boards' device trees are missing: cargo xtask setup".to_string())
+        }
+        Need::Tool(_) | Need::Model | Need::DeviceTrees => None,
     }
 }
 

@@ -53,7 +53,6 @@ struct Case {
     cores: usize,
     memory: &'static str,
     icount: bool,
-    device_tree: bool,
     /// Seconds it may take.
     limit_s: u64,
     expected: Expected,
@@ -68,7 +67,6 @@ const PLAIN: Case = Case {
     cores: 2,
     memory: "1G",
     icount: false,
-    device_tree: true,
     limit_s: 120,
     expected: Expected::Good(&[]),
 };
@@ -180,13 +178,6 @@ const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
-        name: "no device tree",
-        device_tree: false,
-        memory: "2G",
-        expected: Expected::Status(1, &["error at boot step `device tree`", "-kernel"]),
-        ..PLAIN
-    },
-    Case {
         name: "unknown word",
         words: &[("nonsense", "1")],
         expected: Expected::Status(1, &["unknown word `nonsense=1`", "prompt="]),
@@ -240,8 +231,8 @@ fn judge(case: &Case, run: &Run) -> Result<(), Failure> {
         cores: case.cores,
         memory: case.memory.to_string(),
         icount: case.icount,
-        without_device_tree: !case.device_tree,
         limit: Duration::from_secs(case.limit_s),
+        ..Boot::default()
     };
     println!("{}", process::shown(&boot.command(Console::Kept)));
     let outcome = boot.run(Console::Kept)?;
@@ -316,7 +307,7 @@ fn contains(outcome: &Outcome, texts: &[&str]) -> Result<(), Failure> {
 }
 
 /// The guest's hash, in every batch size, is the host's.
-fn same_hash(outcome: &Outcome, initrd: Option<PathBuf>, run: &Run) -> Result<(), Failure> {
+pub fn same_hash(outcome: &Outcome, initrd: Option<PathBuf>, run: &Run) -> Result<(), Failure> {
     let hashes: Vec<_> = outcome
         .lines_after("logits hash: ")
         .map(|line| line.split_ascii_whitespace().next().unwrap_or_default())

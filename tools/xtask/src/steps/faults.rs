@@ -174,8 +174,8 @@ fn judge(case: &Case, run: &Run) -> Result<(), Failure> {
         cores: 2,
         memory: "512M".to_string(),
         icount: false,
-        without_device_tree: false,
         limit: LIMIT,
+        ..Boot::default()
     };
     println!("{}", process::shown(&boot.command(Console::Kept)));
     let outcome = boot.run(Console::Kept)?;

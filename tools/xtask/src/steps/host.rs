@@ -53,6 +53,8 @@ pub fn steps() -> Vec<Step> {
         let mut cargo = Toolchain::current().cargo();
         cargo.env("BARELM_MODEL", model::path());
         cargo.args(["test", "--release", "-p", "barelm", "-p", "barelm-host", "--", "--include-ignored"]);
+        // These have a step of their own.
+        cargo.args(["--skip", super::boards::REAL_TREES]);
         run.counted(&mut cargo).into()
     }));
     steps.push(Step::new("engine llama.cpp", &[], |run: &mut Run| {

@@ -14,6 +14,7 @@ FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent / "protocol" / "python"))
 
 import barelm_protocol as protocol  # noqa: E402
+import gguf_header  # noqa: E402
 
 # Nothing is ever fetched: a model is a file that is here.
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
@@ -21,18 +22,9 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
-# Types that stay what they are; all others are widened to F32.
+# Types that stay what they are, with their numbers in GGUF; all others are widened to F32.
 NATIVE = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-
-
-def weight_type(path):
-    """The type that most of a GGUF file's weights have."""
-    import gguf
-
-    weights = {}
-    for tensor in gguf.GGUFReader(path).tensors:
-        weights[tensor.tensor_type.name] = weights.get(tensor.tensor_type.name, 0) + int(tensor.n_elements)
-    return max(weights, key=weights.get)
+NUMBERS = {0: "float32", 1: "float16", 30: "bfloat16"}
 
 
 class TorchModel(protocol.Model):
@@ -46,8 +38,8 @@ class TorchModel(protocol.Model):
         torch.set_num_threads(load.threads)
         file = Path(load.model).resolve()
         try:
-            ty = weight_type(file)
-            self.dtype = getattr(torch, NATIVE.get(ty, "float32"))
+            most = gguf_header.Header.read(file).most_weights
+            self.dtype = getattr(torch, NUMBERS.get(most, "float32"))
             if load.kv_type not in (None, {"float32": "f32", "float16": "f16"}.get(str(self.dtype)[6:])):
                 raise protocol.Refused(f"kv_type {load.kv_type}: keys and values have the type of the model, {self.dtype}")
             self.model = transformers.AutoModelForCausalLM.from_pretrained(

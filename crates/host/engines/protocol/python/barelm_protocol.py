@@ -27,7 +27,11 @@ def now_ns():
 
 
 class Refused(Exception):
-    """A request that cannot be answered, in words for a person."""
+    """A request that cannot be answered, in words for a person; and its number, where only the words would have it."""
+
+    def __init__(self, why, id=None):
+        super().__init__(why)
+        self.id = id
 
 
 class NotExpressible(Exception):
@@ -57,6 +61,8 @@ class Submit:
     ignore_eos: bool = True
     stream: bool = True
     begun_ns: int = 0
+    # Set where the request is to end.
+    cancelled: threading.Event | None = None
 
 
 class Model:
@@ -265,9 +271,9 @@ class Session:
         if kind == "submit":
             with self.guard:
                 if fields["id"] in self.flying:
-                    kind, fields = "wrong", Refused(f"request {fields['id']} is not over yet")
+                    kind, fields = "wrong", Refused(f"request {fields['id']} is in flight already", fields["id"])
                 else:
-                    self.flying[fields["id"]] = threading.Event()
+                    fields["cancelled"] = self.flying[fields["id"]] = threading.Event()
         if kind == "cancel":
             with self.guard:
                 event = self.flying.get(fields["id"])
@@ -281,11 +287,12 @@ class Session:
             for event in self.flying.values():
                 event.set()
 
-    def land(self, id):
-        """The request is over. Whether it was cancelled, be it too late."""
+    def land(self, submit):
+        """The request is over, and its id free. Whether it was cancelled, be it too late."""
         with self.guard:
-            event = self.flying.pop(id, None)
-        return event is not None and event.is_set()
+            if self.flying.get(submit["id"]) is submit["cancelled"]:
+                del self.flying[submit["id"]]
+        return submit["cancelled"].is_set()
 
     def serve(self, first=b""):
         """Answers until the end of the input or `quit`."""
@@ -300,9 +307,9 @@ class Session:
             except BrokenPipeError:
                 raise
             except Exception as error:
-                self.refuse(told(error), fields.get("id") if isinstance(fields, dict) else None)
+                self.refuse(told(error), fields.get("id") if isinstance(fields, dict) else fields.id)
             if kind == "submit" and self.backend.max_in_flight == 1:
-                self.land(fields["id"])
+                self.land(fields)
         self.wait()
 
     def wait(self):
@@ -367,7 +374,7 @@ class Session:
         try:
             self.checked(submit.prompt_ids, submit.max_tokens, "prompt_ids")
         except Refused:
-            self.land(submit.id)
+            self.land(fields)
             raise
         self.workers = [worker for worker in self.workers if worker.is_alive()]
         worker = threading.Thread(target=self.answer_beside, args=(submit,), daemon=True)
@@ -380,11 +387,11 @@ class Session:
         except Exception as error:
             self.refuse(told(error), submit.id)
         finally:
-            self.land(submit.id)
+            self.land(vars(submit))
 
     def answer(self, submit):
         """One prompt."""
-        cancelled = self.flying[submit.id]
+        cancelled = submit.cancelled
         ids, times, finish = [], [], "length"
         started = now_ns()
         run = self.model.generate(submit.prompt_ids, submit.max_tokens)
@@ -418,7 +425,7 @@ class Session:
         if self.backend.max_in_flight == 1:
             done["queued_ns"] = started - submit.begun_ns
         # Before its answer, so that the asker may use the number again at once.
-        late = self.land(submit.id) and finish != "cancelled"
+        late = self.land(vars(submit)) and finish != "cancelled"
         self.say("done", id=submit.id, **done, ids=ids, finish=finish)
         if late:
             self.refuse(f"request {submit.id} is over", submit.id)

@@ -1,5 +1,6 @@
 """What an engine's front must know of a GGUF file: the vocabulary and a few numbers, read without the file's weights."""
 
+import math
 import struct
 from dataclasses import dataclass
 
@@ -53,6 +54,8 @@ class Header:
     """The part of a file's metadata that is not weights."""
 
     fields: dict
+    # Elements of the weights by the number of their type.
+    elements: dict
 
     @classmethod
     def read(cls, path):
@@ -63,12 +66,25 @@ class Header:
         version = reader.scalar("I")
         if version not in (2, 3):
             raise NotGguf(f"it has version {version}; this reads 2 and 3")
-        _, count = reader.scalar("Q"), reader.scalar("Q")
-        fields = {}
+        tensors, count = reader.scalar("Q"), reader.scalar("Q")
+        fields, elements = {}, {}
         for _ in range(count):
             name = bytes(reader.text()).decode("utf-8", "replace")
             fields[name] = reader.value(reader.scalar("I"))
-        return cls(fields)
+        for _ in range(tensors):
+            reader.text()
+            dimensions = reader.scalar("I")
+            if dimensions > 4:
+                raise NotGguf(f"a tensor has {dimensions} dimensions")
+            size = math.prod(reader.scalar("Q") for _ in range(dimensions))
+            kind, _ = reader.scalar("I"), reader.scalar("Q")
+            elements[kind] = elements.get(kind, 0) + size
+        return cls(fields, elements)
+
+    @property
+    def most_weights(self):
+        """The number of the type that most weights have; `None` of a file without any."""
+        return max(self.elements, key=self.elements.get, default=None)
 
     def word(self, name):
         value = self.fields.get(name)

@@ -50,6 +50,9 @@ pub enum Command {
     /// Measure how many tokens a second several sequences get together.
     #[cfg(feature = "llm-transformer")]
     Batch(commands::batch::Arguments),
+    /// Show a record of a comparison as one HTML file, Markdown, CSV or a picture, or two side by side.
+    #[cfg(feature = "llm-transformer")]
+    Report(commands::report::Arguments),
     /// Measure ours and other engines in turns: who is faster, and how near to the machine's limits.
     #[cfg(feature = "llm-transformer")]
     Versus(commands::versus::Arguments),
@@ -75,6 +78,8 @@ impl Cli {
             Command::Bench(arguments) => commands::bench::run(&arguments, out),
             #[cfg(feature = "llm-transformer")]
             Command::Batch(arguments) => commands::batch::run(&arguments, out),
+            #[cfg(feature = "llm-transformer")]
+            Command::Report(arguments) => commands::report::run(&arguments, out),
             #[cfg(feature = "llm-transformer")]
             Command::Versus(arguments) => commands::versus::run(&arguments, out),
         }

@@ -13,6 +13,8 @@ pub mod logits;
 pub mod perplexity;
 pub mod quantize;
 #[cfg(feature = "llm-transformer")]
+pub mod report;
+#[cfg(feature = "llm-transformer")]
 pub mod run;
 #[cfg(feature = "llm-transformer")]
 pub mod setup;

@@ -33,6 +33,7 @@ pub mod quantize;
 #[cfg(feature = "llm-transformer")]
 pub mod records;
 #[cfg(feature = "llm-transformer")]
+#[cfg(feature = "llm-transformer")]
 pub mod report;
 pub mod request;
 #[cfg(feature = "llm-transformer")]

@@ -227,16 +227,7 @@ impl Chart {
 
     /// The drawing as a file of its own, which follows the reader's light or dark; `None` without a value to show.
     pub fn standalone(&self) -> Option<String> {
-        let mut style = String::from(
-            "text{font:12px system-ui,sans-serif;fill:#222}.grid{stroke:#ddd}.axis{stroke:#888;fill:none}.back{fill:#fff}",
-        );
-        let mut dark = String::from("text{fill:#ddd}.grid{stroke:#333}.back{fill:#15181c}");
-        style.push_str(MARKS);
-        for (at, (light, night)) in PALETTE.iter().enumerate() {
-            let _ = write!(style, ".s{at}{{color:{light}}}");
-            let _ = write!(dark, ".s{at}{{color:{night}}}");
-        }
-        self.draw(&format!("<style>{style}@media(prefers-color-scheme:dark){{{dark}}}</style>"))
+        self.draw(&format!("<style>{}{MARKS}</style>", standalone_style()))
     }
 
     fn draw(&self, style: &str) -> Option<String> {
@@ -310,6 +301,15 @@ impl Chart {
             );
         }
     }
+}
+
+/// Colors of a picture that is a file of its own, for a light and a dark background.
+pub fn standalone_style() -> String {
+    format!(
+        "text{{font:12px system-ui,sans-serif;fill:#222}}.grid{{stroke:#ddd}}.axis{{stroke:#888;fill:none}}.back{{fill:#fff}}{}@media(prefers-color-scheme:dark){{text{{fill:#ddd}}.grid{{stroke:#333}}.back{{fill:#15181c}}{}}}",
+        color_rules(false),
+        color_rules(true)
+    )
 }
 
 /// How marks look, whatever their color.

@@ -95,16 +95,27 @@ class MistralModel(protocol.Model):
         del self.runner
         self.folder.cleanup()
 
+    def chunks(self, request):
+        """What the engine streams. A request is handed over when the one before has its first token: version 0.9.5 fails
+        with "input tensor is not contiguous" where it computes two prompts of a quantized file in one pass."""
+        try:
+            with self.sending:
+                stream = iter(self.runner.send_chat_completion_request(request))
+                first = next(stream, None)
+            if first is not None:
+                yield first
+                yield from stream
+        except ValueError as error:
+            # Behind the first line is a trace of the engine's own functions.
+            raise protocol.Refused(str(error).partition("\n")[0]) from None
+
     def generate(self, prompt_ids, max_tokens):
         text = SEPARATOR.join(self.pieces[id] for id in prompt_ids)
         # There is no prompt without a token behind it: with 0 one is computed and thrown away, the same pass.
         request = self.mistralrs.ChatCompletionRequest(
             messages=text, model="default", max_tokens=max(max_tokens, 1), stream=True, temperature=0.0, ignore_eos=True
         )
-        # The package lets one thread at a time send; what it gives back is read by many.
-        with self.sending:
-            chunks = self.runner.send_chat_completion_request(request)
-        for chunk in chunks:
+        for chunk in self.chunks(request):
             choice = chunk.choices[0]
             piece = choice.delta.content
             if chunk.usage is not None and chunk.usage.prompt_tokens != len(prompt_ids):
@@ -133,7 +144,7 @@ class Mistral(protocol.Backend):
             "engine": "mistral.rs",
             "compiled": X86_KERNELS if platform.machine() == "x86_64" else ["unknown"],
             "detected": protocol.cpu_features(),
-            "settings": {"prefix_cache": "off", "paged_attention": "off", "build": "wheel of the package index"},
+            "settings": {"prefix_cache": "off", "paged_attention": "off", "prompts": "one at a time", "build": "wheel of the package index"},
             "device": "cpu",
             "formats": FORMATS,
             "batching": "continuous",

@@ -103,9 +103,9 @@ def distribution(values):
     values = sorted(values)
     mean = sum(values) / len(values)
     spread = (sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)) ** 0.5
-    names = {"median": 0.5, "p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
-    whole = {"mean": mean, "min": values[0], "max": values[-1], "std_dev": spread}
-    return whole | {name: quantile(values, part) for name, part in names.items()}
+    whole = {"mean": mean, "min": values[0], "max": values[-1], "stddev": spread, "cv": spread / mean if mean else 0.0}
+    parts = {"median": 0.5, "p90": 0.9, "p99": 0.99}
+    return whole | {"samples": len(values)} | {name: quantile(values, part) for name, part in parts.items()}
 
 
 def measure(backend, line, again):

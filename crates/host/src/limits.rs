@@ -16,6 +16,7 @@ mod portable;
 mod x86_64;
 
 use std::hint::black_box;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -87,8 +88,12 @@ impl ReadBuffer {
         let rate = median_rate(time, bytes.len() as f64, &mut || {
             total.store(0, Ordering::Relaxed);
             team.run(&|member| {
-                let part = sum(&black_box(bytes)[member.share(bytes.len(), GRAIN)]);
-                total.fetch_add(part, Ordering::Relaxed);
+                let read = |(): &mut (), units: Range<usize>| {
+                    let part = sum(&black_box(bytes)[units.start * GRAIN..units.end * GRAIN]);
+                    total.fetch_add(part, Ordering::Relaxed);
+                };
+                // The buffer is a whole number of grains.
+                member.step(bytes.len() / GRAIN, || (), read);
             });
         });
         // Every eight bytes of ones are the same number: what was read is known.
@@ -111,8 +116,17 @@ pub fn f32_rate(team: &dyn Team, time: Duration) -> (&'static str, f64) {
 fn register_rate(looped: RegisterLoop, team: &dyn Team, time: Duration) -> (&'static str, f64) {
     let operations = (looped.operations * ROUNDS) as f64 * team.size() as f64;
     let rate = median_rate(time, operations, &mut || {
-        team.run(&|_| {
-            black_box((looped.run)(ROUNDS));
+        team.run(&|member| {
+            // A piece for each member; where one comes too late, another does two.
+            member.step(
+                team.size(),
+                || (),
+                |(), pieces| {
+                    pieces.for_each(|_| {
+                        black_box((looped.run)(ROUNDS));
+                    });
+                },
+            );
         });
     });
     (looped.instruction, rate)

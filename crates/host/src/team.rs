@@ -1,79 +1,46 @@
-//! Rayon's threads as a [`Team`]: every job runs once on each of them, at the same time.
+//! Threads as a [`Team`]: the caller works, and rayon's threads come to help.
+//!
+//! [`parking`] is how they wait, [`crew`] finds out how many of them are best beside whatever else runs.
+
+mod crew;
+mod parking;
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
-use barelm::llm::pool::{Barrier, Member, Solo, Team, Wait};
+use barelm::llm::pool::{Board, Member, Solo, Team, Wait, Waits};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// How long a member spins at a barrier before it sleeps: the shortest and the longest that it learns.
-///
-/// With the cores to ourselves a sleep costs more than what is waited for, and 50 microseconds of spinning meet nearly
-/// every barrier. Beside other work the late member may not be running at all, and spinning keeps it from running.
-const SPIN: [Duration; 2] = [Duration::from_micros(2), Duration::from_micros(50)];
+use crew::Crew;
+use parking::Parking;
 
-/// A sleep shorter than this was for a member that was running.
-const QUICK: Duration = Duration::from_micros(200);
-
-/// How threads wait: they spin for a while, then sleep until woken. Never `sched_yield`: beside other work it hands
-/// over a whole time slice to each of the others.
-struct Parking {
-    /// Openings of the barrier.
-    opened: AtomicU32,
-    sleepers: AtomicU32,
-    /// Looks before a sleep; grows by small steps with quick sleeps, and starts anew with a long one.
-    patience: AtomicU32,
-    /// What `patience` may be.
-    bounds: [u32; 2],
+/// What all threads see.
+struct Meeting {
+    board: Board,
+    /// Helpers wait here for a job.
+    jobs: Parking,
+    /// Members wait here for each other.
+    steps: Parking,
+    stop: AtomicBool,
 }
 
-impl Parking {
-    fn new(threads: usize) -> Self {
-        // With more threads than cores somebody is always not running.
-        let longest = if threads > default_threads() { SPIN[0] } else { SPIN[1] };
-        let bounds = [SPIN[0], longest].map(spins_in);
-        let zero = || AtomicU32::new(0);
-        Parking { opened: zero(), sleepers: zero(), patience: AtomicU32::new(bounds[0]), bounds }
+impl Meeting {
+    fn waits(&self) -> Waits<'_> {
+        Waits { jobs: &self.jobs, steps: &self.steps }
     }
 }
 
-impl Wait for Parking {
-    fn mark(&self) -> u32 {
-        self.opened.load(Ordering::SeqCst)
-    }
-
-    fn relax(&self, looks: u32, mark: u32) {
-        // A hint: members may overwrite each other's.
-        let patience = self.patience.load(Ordering::Relaxed);
-        if looks < patience {
-            std::hint::spin_loop();
-            return;
-        }
-        let start = Instant::now();
-        // Whoever opens the barrier either sees this sleeper, or has changed `opened` before the sleep looks at it.
-        self.sleepers.fetch_add(1, Ordering::SeqCst);
-        atomic_wait::wait(&self.opened, mark);
-        self.sleepers.fetch_sub(1, Ordering::SeqCst);
-        let [least, most] = self.bounds;
-        let learned = if start.elapsed() < QUICK { (patience + most / 16).min(most) } else { least };
-        self.patience.store(learned, Ordering::Relaxed);
-    }
-
-    fn wake(&self) {
-        self.opened.fetch_add(1, Ordering::SeqCst);
-        if self.sleepers.load(Ordering::SeqCst) > 0 {
-            atomic_wait::wake_all(&self.opened);
-        }
-    }
-}
-
-/// A fixed number of threads that run one job together.
+/// A fixed number of threads that run jobs together, the caller among them. Of jobs that [`Team::run_measured`] runs,
+/// fewer take part while that is faster.
 pub struct ThreadTeam {
-    /// Absent for a team of one, whose job runs on the caller.
-    pool: Option<ThreadPool>,
-    barrier: Barrier,
-    parking: Parking,
+    size: usize,
+    meeting: Arc<Meeting>,
+    crew: Mutex<Crew>,
+    /// Absent for a team of one. Its threads serve the board until the team is dropped.
+    _helpers: Option<ThreadPool>,
 }
 
 /// Why no team could be made.
@@ -97,20 +64,39 @@ impl fmt::Display for TeamError {
 impl std::error::Error for TeamError {}
 
 impl ThreadTeam {
-    /// Starts `threads` threads; one needs none besides the caller's.
+    /// A team of `threads`: the caller of its jobs, and as many others as that takes.
     pub fn try_new(threads: usize) -> Result<Self, TeamError> {
-        let pool = match threads {
-            0 => return Err(TeamError::NoThreads),
-            1 => None,
-            _ => Some(
-                ThreadPoolBuilder::new()
-                    .num_threads(threads)
-                    .thread_name(|index| format!("barelm-{index}"))
-                    .build()
-                    .map_err(TeamError::Spawn)?,
-            ),
-        };
-        Ok(ThreadTeam { pool, barrier: Barrier::new(), parking: Parking::new(threads) })
+        if threads == 0 {
+            return Err(TeamError::NoThreads);
+        }
+        let crowded = threads > default_threads();
+        let meeting = Arc::new(Meeting {
+            board: Board::new(),
+            jobs: Parking::new(crowded),
+            steps: Parking::new(crowded),
+            stop: AtomicBool::new(false),
+        });
+        let helpers = (threads > 1)
+            .then(|| {
+                let name = |index| format!("barelm-{}", index + 1);
+                ThreadPoolBuilder::new().num_threads(threads - 1).thread_name(name).build()
+            })
+            .transpose()
+            .map_err(TeamError::Spawn)?;
+        if let Some(helpers) = &helpers {
+            let meeting = meeting.clone();
+            helpers.spawn_broadcast(move |helper| {
+                let serve = || meeting.board.serve(helper.index() + 1, &meeting.waits(), &meeting.stop);
+                // A job that panics does so on its caller too; the helper is there for the next one.
+                while catch_unwind(AssertUnwindSafe(serve)).is_err() {}
+            });
+        }
+        Ok(ThreadTeam {
+            size: threads,
+            meeting,
+            crew: Mutex::new(Crew::new(threads.min(default_threads()))),
+            _helpers: helpers,
+        })
     }
 
     /// A team as large as the cores this process may use.
@@ -119,56 +105,108 @@ impl ThreadTeam {
     }
 }
 
+impl Drop for ThreadTeam {
+    fn drop(&mut self) {
+        self.meeting.stop.store(true, Ordering::Release);
+        self.meeting.jobs.wake();
+    }
+}
+
 /// The number of cores this process may use.
 pub fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get())
 }
 
-/// How many spin hints take about `time` on this machine (a hint is 5 to 150 cycles, by the processor's age).
-fn spins_in(time: Duration) -> u32 {
-    const PROBE: u32 = 1000;
-    let start = Instant::now();
-    for _ in 0..PROBE {
-        std::hint::spin_loop();
-    }
-    let probe_ns = start.elapsed().as_nanos().max(1);
-    u32::try_from(u128::from(PROBE) * time.as_nanos() / probe_ns).unwrap_or(PROBE).clamp(1, 100 * PROBE)
-}
-
 impl Team for ThreadTeam {
     fn size(&self) -> usize {
-        self.pool.as_ref().map_or(1, ThreadPool::current_num_threads)
+        self.size
     }
 
     fn run(&self, job: &(dyn Fn(Member<'_>) + Sync)) {
-        let Some(pool) = &self.pool else { return Solo.run(job) };
-        pool.broadcast(|context| {
-            job(Member::new(context.index(), context.num_threads(), &self.barrier, &self.parking));
-        });
+        self.meeting.board.run(self.size, &self.meeting.waits(), job);
+    }
+
+    fn run_measured(&self, work: u64, job: &(dyn Fn(Member<'_>) + Sync)) {
+        // Held while the job runs; another caller's job, which would find the board busy, runs alone.
+        let Some(mut crew) = (self.size > 1).then(|| self.crew.try_lock().ok()).flatten() else {
+            return Solo.run(job);
+        };
+        let members = crew.members(work, Instant::now());
+        self.meeting.steps.take_stalled();
+        let start = Instant::now();
+        self.meeting.board.run(members, &self.meeting.waits(), job);
+        crew.ran(work, start, start.elapsed(), self.meeting.steps.take_stalled());
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     #[test]
-    fn a_job_runs_once_on_every_member_and_barriers_hold() {
+    fn all_work_of_a_job_is_done_however_it_is_run() {
         for threads in [1, 2, 3, 5] {
             let team = ThreadTeam::try_new(threads).unwrap();
             assert_eq!(team.size(), threads);
-            let arrived = AtomicUsize::new(0);
-            for round in 1..=50 {
-                team.run(&|member| {
-                    assert_eq!(member.count, threads);
-                    arrived.fetch_add(1, Ordering::Relaxed);
-                    member.barrier();
-                    assert_eq!(arrived.load(Ordering::Relaxed), threads * round);
-                    member.barrier();
-                });
+            for round in 0..50 {
+                let done = AtomicUsize::new(0);
+                let job = |member: Member<'_>| {
+                    assert!(member.index < member.count && member.count <= threads);
+                    for step in 1..=10 {
+                        member.step(
+                            7,
+                            || assert_eq!(done.load(Ordering::Relaxed), 7 * (step - 1)),
+                            |(), units| {
+                                done.fetch_add(units.len(), Ordering::Relaxed);
+                            },
+                        );
+                    }
+                };
+                if round % 2 == 0 {
+                    team.run(&job)
+                } else {
+                    team.run_measured(1000, &job)
+                }
+                assert_eq!(done.into_inner(), 70);
             }
-            assert_eq!(arrived.into_inner(), threads * 50);
+        }
+    }
+
+    #[test]
+    fn helpers_come() {
+        let team = ThreadTeam::try_new(2).unwrap();
+        // Each waits until the other is there: alone nobody could end this.
+        let there = AtomicUsize::new(0);
+        team.run(&|_| {
+            there.fetch_add(1, Ordering::Relaxed);
+            while there.load(Ordering::Relaxed) < 2 {
+                std::thread::yield_now();
+            }
+        });
+    }
+
+    #[test]
+    fn a_job_that_panics_does_so_on_its_caller_and_spoils_nothing() {
+        let team = ThreadTeam::try_new(2).unwrap();
+        for _ in 0..20 {
+            let panics = AssertUnwindSafe(|| {
+                team.run(&|member| {
+                    member.step(4, || (), |(), _| std::panic::resume_unwind(Box::new("on purpose")));
+                });
+            });
+            assert!(catch_unwind(panics).is_err());
+            let done = AtomicUsize::new(0);
+            team.run(&|member| {
+                member.step(
+                    9,
+                    || (),
+                    |(), units| {
+                        done.fetch_add(units.len(), Ordering::Relaxed);
+                    },
+                );
+            });
+            assert_eq!(done.into_inner(), 9);
         }
     }
 

@@ -1,6 +1,9 @@
 //! Many requests at once give each the tokens it would get alone, in memory that never runs over.
 #![cfg(feature = "llm-transformer")]
 
+#[path = "support/threads.rs"]
+mod threads;
+
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
@@ -9,32 +12,12 @@ use barelm::llm::gguf::Gguf;
 use barelm::llm::kv_cache::BLOCK;
 use barelm::llm::model::{LoadConfig, Model};
 use barelm::llm::plan::{Plan, PlanError, SchedulerConfig, SessionConfig};
-use barelm::llm::pool::{Barrier, Member, Solo, Team};
+use barelm::llm::pool::{Solo, Team};
 use barelm::llm::sampler::{Sampler, SamplerConfig, SamplerError};
 use barelm::llm::scheduler::{Done, Event, Request, Scheduler, SubmitError};
 use barelm::llm::simd;
 use barelm::llm::transformer::{Logits, Session};
-
-/// Threads that yield while they wait.
-struct Threads(usize);
-
-impl Team for Threads {
-    fn size(&self) -> usize {
-        self.0
-    }
-
-    fn run(&self, job: &(dyn Fn(Member<'_>) + Sync)) {
-        let barrier = Barrier::new();
-        std::thread::scope(|scope| {
-            for index in 0..self.0 {
-                let barrier = &barrier;
-                scope.spawn(move || {
-                    job(Member::new(index, self.0, barrier, &|_: u32| std::thread::yield_now()))
-                });
-            }
-        });
-    }
-}
+use threads::Threads;
 
 /// Numbers from Marsaglia's xorshift.
 struct Random(u64);
@@ -167,7 +150,7 @@ fn run_schedule(gguf: &Gguf<'_>, seed: u64, seen: &mut Seen) {
         queue: random.within(1..=4),
         members: 0,
     };
-    let team = Threads(random.within(1..=4));
+    let team = Threads::punctual(random.within(1..=4));
     let context = config.positions.min(512);
     let count = random.within(1..=12);
     let mut coming: Vec<(usize, Request, Cancel)> = (0..count as u64)

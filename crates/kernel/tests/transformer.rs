@@ -2,6 +2,8 @@
 #![cfg(feature = "llm-transformer")]
 
 mod support;
+#[path = "support/threads.rs"]
+mod threads;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,32 +11,12 @@ use barelm::llm::gguf::Gguf;
 use barelm::llm::kv_cache::Overflow;
 use barelm::llm::model::{LoadConfig, Model, ModelError, PackError, TensorName};
 use barelm::llm::plan::{Plan, PlanError, SessionConfig};
-use barelm::llm::pool::{Barrier, Member, Solo, Team};
+use barelm::llm::pool::{Solo, Team};
 use barelm::llm::quant::GgmlType;
 use barelm::llm::simd::{self, Kernels};
 use barelm::llm::transformer::{Logits, RunError, Session};
 use support::{Inputs, SMALL, Sizes, TestModel};
-
-/// Threads that yield while they wait.
-struct Threads(usize);
-
-impl Team for Threads {
-    fn size(&self) -> usize {
-        self.0
-    }
-
-    fn run(&self, job: &(dyn Fn(Member<'_>) + Sync)) {
-        let barrier = Barrier::new();
-        std::thread::scope(|scope| {
-            for index in 0..self.0 {
-                let barrier = &barrier;
-                scope.spawn(move || {
-                    job(Member::new(index, self.0, barrier, &|_: u32| std::thread::yield_now()))
-                });
-            }
-        });
-    }
-}
+use threads::Threads;
 
 fn ids(count: usize) -> Vec<u32> {
     (0..count as u32).map(|i| (i * i * 7 + 3 * i + 1) % SMALL.vocab as u32).collect()
@@ -176,8 +158,26 @@ fn tables_batches_and_teams_do_not_change_a_bit() {
         let whole = bits(run_with(simd::scalar(), &file, config(150), &Solo, &ids, 150));
         for kernels in simd::available() {
             for (members, batch) in [(1, 1), (1, 7), (1, 64), (2, 150), (3, 7), (4, 64)] {
-                let logits = run_with(kernels, &file, config(batch), &Threads(members), &ids, batch);
+                let logits =
+                    run_with(kernels, &file, config(batch), &Threads::punctual(members), &ids, batch);
                 assert!(bits(logits) == whole, "{}: {members} by {batch}", kernels.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn members_that_come_late_or_never_do_not_change_a_bit() {
+    let ids = ids(100);
+    let bits = |logits: Vec<f32>| logits.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+    // 3 heads of keys and values, and heads that are no whole blocks.
+    for sizes in [SMALL, Sizes { heads: 3, kv_heads: 3, head_dim: 16, ..SMALL }] {
+        let file = TestModel::random(sizes, 41).file();
+        let alone = bits(run(&file, config(100), &Solo, &ids, 100));
+        for (members, batch) in [(2, 1), (4, 3), (5, 7), (3, 50)] {
+            for _ in 0..3 {
+                let logits = run(&file, config(batch), &Threads::late(members), &ids, batch);
+                assert!(bits(logits) == alone, "{members} by {batch}");
             }
         }
     }
@@ -207,7 +207,7 @@ fn a_packed_model_gives_the_same_bits_on_planned_memory() {
             assert!(bits(&packed, kernels).unwrap() == expected, "{} packed", kernels.name);
             let (mut copy, done) = (vec![0; size as usize], AtomicU64::new(0));
             let count = |bytes: &[u8]| _ = done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-            let packed = model.packed_by(kernels, &mut copy, &Threads(3), &count).unwrap();
+            let packed = model.packed_by(kernels, &mut copy, &Threads::punctual(3), &count).unwrap();
             assert!(bits(&packed, kernels).unwrap() == expected, "{} packed by a team", kernels.name);
             assert_eq!(done.into_inner(), if size > 0 { model.pass_bytes() } else { 0 });
             if size > 0 {
@@ -312,7 +312,7 @@ fn hostile_models_are_refused_by_name() {
     let model = Model::load(&Gguf::parse(&file).unwrap(), unchecked).unwrap();
     for kernels in simd::available() {
         let mut copy = vec![0; model.packed_bytes(kernels) as usize];
-        let refused = model.packed_by(kernels, &mut copy, &Threads(2), &|_| {}).err();
+        let refused = model.packed_by(kernels, &mut copy, &Threads::punctual(2), &|_| {}).err();
         assert_eq!(refused, Some(PackError::Model(ModelError::NonFinite { tensor, block: 0 })));
     }
     assert_eq!(

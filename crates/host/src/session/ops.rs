@@ -5,7 +5,7 @@ use std::hint::black_box;
 use barelm::llm::pool::{Member, Team};
 use barelm::llm::quant::{GgmlType, quantize};
 use barelm::llm::simd::{ActivationBlocks, Activations, Attending, BLOCK, GROUP, Kernels, KvBlock};
-use barelm::llm::tensor::{CALL_ROWS, Matrix};
+use barelm::llm::tensor::{CALL_ROWS, Matrix, ROW_TILE};
 use barelm_protocol::ops::{checksum, inputs, time};
 use barelm_protocol::{Op, OpAnswer};
 use half::f16;
@@ -135,18 +135,21 @@ fn product(op: &Op, kernels: &'static Kernels, ty: GgmlType, vector: bool) -> Ti
             let x = Activations { k, positions, values: black_box(&x[span]), blocks };
             let out = Pointer(out[at * positions * rows..].as_mut_ptr());
             let tiles = Pointer(tiles.as_mut_ptr());
+            let grain = matrix.group().max(ROW_TILE);
             team.run(&|member: Member<'_>| {
                 // SAFETY: every member has the tile of its own index, of which there are as many as members.
-                let tile = unsafe { &mut *tiles.at(member.index) };
-                let share = member.share(rows, matrix.group().max(barelm::llm::tensor::ROW_TILE));
-                matrix.multiply(kernels, share, &x, tile, |rows_of, products| {
-                    for (position, products) in products.chunks(rows_of.len()).enumerate() {
-                        for (row, &product) in rows_of.clone().zip(products) {
-                            // SAFETY: rows below `rows` of positions below `positions`, of which `out` holds all; shares
-                            // of members do not overlap.
-                            unsafe { *out.at(position * rows + row) = product };
+                let tile = || unsafe { &mut *tiles.at(member.index) };
+                member.step(rows.div_ceil(grain), tile, |tile, units| {
+                    let claimed = units.start * grain..(units.end * grain).min(rows);
+                    matrix.multiply(kernels, claimed, &x, tile, |rows_of, products| {
+                        for (position, products) in products.chunks(rows_of.len()).enumerate() {
+                            for (row, &product) in rows_of.clone().zip(products) {
+                                // SAFETY: rows below `rows` of positions below `positions`, of which `out` holds all;
+                                // what members have claimed does not overlap.
+                                unsafe { *out.at(position * rows + row) = product };
+                            }
                         }
-                    }
+                    });
                 });
             });
         }

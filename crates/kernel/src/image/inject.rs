@@ -10,7 +10,7 @@ use super::model::Loaded;
 use crate::arch::aarch64::{hypervisor, vectors};
 use crate::console_line as line;
 use crate::llm::plan::SessionConfig;
-use crate::llm::pool::Team;
+use crate::llm::pool::{Team, run_on_all};
 use crate::llm::simd::Kernels;
 use crate::llm::transformer::Session;
 
@@ -108,11 +108,8 @@ impl Bench<'_> {
                 "the core came back"
             }
             Fault::Deadlock => {
-                self.team.run(&|member| {
-                    if member.index + 1 < member.count || member.count == 1 {
-                        member.barrier();
-                    }
-                });
+                // Whoever claims the only unit waits for it to be done.
+                self.team.run(&|member| member.step(1, || (), |(), _| member.meet()));
                 "there is but one core, which waits for nobody"
             }
         };
@@ -121,7 +118,7 @@ impl Bench<'_> {
 
     /// Runs `body` on the last core; the others are done at once.
     fn on_last_core(&self, body: &(dyn Fn() + Sync)) {
-        self.team.run(&|member| {
+        run_on_all(self.team, &crate::arch::aarch64::doze::Doze, &|member| {
             if member.index + 1 == member.count {
                 body();
             }

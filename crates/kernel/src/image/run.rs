@@ -13,6 +13,7 @@ use super::model::Loaded;
 use super::options::{Options, Source, Suite};
 use super::shell::Shell;
 use super::{generation, hash, suite};
+use crate::arch::aarch64::doze::Doze;
 use crate::arch::aarch64::{cores, features, vectors, watchdog};
 use crate::boot::clock::KernelClock;
 use crate::boot::machine::Machine;
@@ -20,7 +21,7 @@ use crate::boot::{Step, begin, entered_at, heap_free, pi, print_map};
 use crate::console_line as line;
 use crate::llm::benchmarks::ClockKind;
 use crate::llm::plan::SessionConfig;
-use crate::llm::pool::Team;
+use crate::llm::pool::{Team, run_on_all};
 use crate::llm::simd::{self, ARITHMETIC_VERSION, Kernels};
 
 /// Seconds that a core may give no sign of life where nothing else is said. Emulated cores may wait long for their turn.
@@ -112,7 +113,7 @@ pub fn run(machine: &Machine<'static>, _heap: usize) -> Result<(), String> {
 
 /// Lets system errors in, and the cores watch each other.
 fn guard(options: &Options<'_>, team: &dyn Team) {
-    team.run(&|_| vectors::unmask_errors());
+    run_on_all(team, &Doze, &|_| vectors::unmask_errors());
     // Ticks are instructions too: where these are counted exactly, nobody watches.
     let seconds = options.watchdog.unwrap_or(if options.exact { 0 } else { WATCHDOG_S });
     if seconds == 0 {

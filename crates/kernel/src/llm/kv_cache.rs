@@ -106,7 +106,7 @@ impl<'m> KvCache<'m> {
     /// Stores one position's key and value of one head in its slot, rounded to f16.
     ///
     /// # Safety
-    /// - No other member touches the slot's group of sixteen in this (layer, head) until the next barrier.
+    /// - No other member touches the slot's group of sixteen in this (layer, head) until the step has ended.
     pub unsafe fn append(
         &self,
         kernels: &Kernels,
@@ -126,8 +126,8 @@ impl<'m> KvCache<'m> {
     /// Stores dimensions `first..` of one position's key of one head in its slot, rounded to f16.
     ///
     /// # Safety
-    /// - No other member touches these dimensions of the slot's group of sixteen in this (layer, head) until the next
-    ///   barrier.
+    /// - No other member touches these dimensions of the slot's group of sixteen in this (layer, head) until the step
+    ///   has ended.
     pub unsafe fn append_key(
         &self,
         kernels: &Kernels,
@@ -165,7 +165,7 @@ impl<'m> KvCache<'m> {
     /// Stores dimensions `first..` of one position's value of one head in its slot, rounded to f16.
     ///
     /// # Safety
-    /// - No other member touches these dimensions of the slot in this (layer, head) until the next barrier.
+    /// - No other member touches these dimensions of the slot in this (layer, head) until the step has ended.
     pub unsafe fn append_value(
         &self,
         kernels: &Kernels,
@@ -186,7 +186,7 @@ impl<'m> KvCache<'m> {
     /// Keys of consecutive groups of slots, `[groups][head_dim][16]`; slot `s` is in group `s / GROUP`.
     ///
     /// # Safety
-    /// - No member appends to these groups until the next barrier.
+    /// - No member appends to these groups until the step has ended.
     pub unsafe fn keys(&self, layer: usize, head: usize, groups: Range<usize>) -> &'m [u16] {
         assert!(groups.end * GROUP <= self.shape.capacity, "{groups:?} of {} slots", self.shape.capacity);
         let size = GROUP * self.shape.head_dim;
@@ -198,7 +198,7 @@ impl<'m> KvCache<'m> {
     /// Values of consecutive slots, `[slots × head_dim]`.
     ///
     /// # Safety
-    /// - No member appends to these slots until the next barrier.
+    /// - No member appends to these slots until the step has ended.
     pub unsafe fn values(&self, layer: usize, head: usize, slots: Range<usize>) -> &'m [u16] {
         assert!(slots.end <= self.shape.capacity, "{slots:?} of {} slots", self.shape.capacity);
         let start = self.head_start(layer, head) + slots.start * self.shape.head_dim;

@@ -115,16 +115,17 @@ fn agree(what: &'static str, expected: usize, found: usize) -> Result<(), Operat
     if expected == found { Ok(()) } else { Err(OperationError::Shape { what, expected, found }) }
 }
 
-/// Runs `job` on every member's share of `out`, in units of `grain` elements.
+/// Runs `job` on pieces of `out`, in units of `grain` elements; the team shares them.
 fn spread(team: &dyn Team, out: &mut [f32], grain: usize, job: &(dyn Fn(Range<usize>, &mut [f32]) + Sync)) {
     let len = out.len();
     let out = Shared::new(out);
     team.run(&|member| {
-        let share = member.share(len, grain);
-        if !share.is_empty() {
-            // SAFETY: shares of members do not overlap.
-            job(share.clone(), unsafe { out.write(share) });
-        }
+        let piece = |(): &mut (), units: Range<usize>| {
+            let piece = units.start * grain..(units.end * grain).min(len);
+            // SAFETY: what members claim does not overlap.
+            job(piece.clone(), unsafe { out.write(piece) });
+        };
+        member.step(len.div_ceil(grain), || (), piece);
     });
 }
 
@@ -147,27 +148,9 @@ mod tests {
     extern crate std;
 
     use super::*;
-    use crate::llm::pool::{Barrier, Member, Solo};
+    use crate::llm::pool::Solo;
+    use crate::llm::pool::tests::Threads;
     use alloc::vec::Vec;
-
-    /// As many threads, started for each job.
-    struct Threads(usize);
-
-    impl Team for Threads {
-        fn size(&self) -> usize {
-            self.0
-        }
-
-        fn run(&self, job: &(dyn Fn(Member<'_>) + Sync)) {
-            let (barrier, wait) = (Barrier::new(), |_: u32| std::thread::yield_now());
-            std::thread::scope(|scope| {
-                for index in 0..self.0 {
-                    let (barrier, wait) = (&barrier, &wait);
-                    scope.spawn(move || job(Member::new(index, self.0, barrier, wait)));
-                }
-            });
-        }
-    }
 
     /// One, two and three members.
     pub(super) const TEAMS: &[&dyn Team] = &[&Solo, &Threads(2), &Threads(3)];

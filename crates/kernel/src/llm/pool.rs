@@ -1,80 +1,149 @@
-//! Workers that run one job together and meet at barriers.
+//! Workers that run one job together, sharing the work of each of its steps.
 //!
-//! The platform supplies a [`Team`]: rayon's threads on a host, the secondary cores in a kernel, [`Solo`] anywhere.
-//! A forward pass is *one* job: every member runs the same function over its own share of each step's work and
-//! waits for the others at [`Member::barrier`]. How work is shared never changes a result, only who computes it.
+//! - [`Team`] is what the platform supplies: threads on a host, the secondary cores in a kernel, [`Solo`] anywhere.
+//! - [`Member`] is one worker's view of a job; [`Member::step`] shares a step's work out.
+//! - [`Board`] is what most teams are made of: jobs are put up there, and whoever comes takes part.
+//! - `steps` is how work is claimed and how a step ends.
+//!
+//! A forward pass is *one* job: every member runs the same function, whose steps follow each other. Work is claimed,
+//! a member's own share first and then what others have not come to, and a step ends when its **work** is done, not
+//! when everybody has come. So a slow core does less, a member that never comes is not missed, and one that comes late
+//! finds the steps behind it finished and goes on to the one that is open. Who computes what never changes a result.
 
+mod board;
+mod steps;
+
+use core::cell::Cell;
 use core::ops::Range;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-/// A fixed number of workers.
+pub use board::{Board, Waits};
+use steps::Steps;
+
+/// Workers that can run one job together.
 pub trait Team: Sync {
-    /// How many members there are, at least 1.
+    /// How many members there are at most, at least 1.
     fn size(&self) -> usize;
 
-    /// Runs `job` once on every member and returns when all have finished.
+    /// Runs `job` on the caller and on whichever other members come while it lasts, each once, and returns when the
+    /// job is done and all have left it.
     ///
-    /// Implementations must run all members at the same time: the job contains barriers.
+    /// A job must be right with any of its members missing: what it does, it does in [`Member::step`], or claims in
+    /// a way of its own.
     fn run(&self, job: &(dyn Fn(Member<'_>) + Sync));
+
+    /// The same for a job of about `work` operations, one of many alike; a team may find out by that how many members
+    /// are best.
+    fn run_measured(&self, work: u64, job: &(dyn Fn(Member<'_>) + Sync)) {
+        let _ = work;
+        self.run(job);
+    }
+}
+
+/// Runs `job` once on every member of a team whose members all come sooner or later, as cores without an operating
+/// system do; the caller waits for them in this `way`.
+pub fn run_on_all(team: &dyn Team, way: &dyn Wait, job: &(dyn Fn(&Member<'_>) + Sync)) {
+    let done = AtomicUsize::new(0);
+    team.run(&|member| {
+        job(&member);
+        done.fetch_add(1, Ordering::Release);
+        if member.index == 0 {
+            wait(way, &|| done.load(Ordering::Acquire) >= member.count);
+        }
+    });
 }
 
 /// How a platform waits for others. A closure that gives way, taking the number of fruitless looks, is the simplest.
 pub trait Wait: Sync {
-    /// What [`Self::relax`] is to be handed; taken before the look that decides to wait.
-    fn mark(&self) -> u32 {
-        0
-    }
+    /// Gives way after `looks` fruitless looks. May sleep until [`Self::wake`] is called; then it looks itself, by
+    /// `ready`, after it has made known that it is going to.
+    fn relax(&self, looks: u32, ready: &dyn Fn() -> bool);
 
-    /// Gives way after `looks` fruitless looks. May sleep until [`Self::wake`] is called, and must return if that has
-    /// happened since `mark` was taken.
-    fn relax(&self, looks: u32, mark: u32);
-
-    /// What was waited for has happened.
+    /// What was waited for, if anybody did, has happened.
     fn wake(&self) {}
 }
 
 impl<F: Fn(u32) + Sync> Wait for F {
-    fn relax(&self, looks: u32, _: u32) {
+    fn relax(&self, looks: u32, _: &dyn Fn() -> bool) {
         self(looks);
     }
 }
 
-/// One worker's view of the team during a job.
-#[derive(Clone, Copy)]
+/// Waits in this `way` until it is `ready`.
+fn wait(way: &dyn Wait, ready: &dyn Fn() -> bool) {
+    let mut looks = 0u32;
+    while !ready() {
+        way.relax(looks, ready);
+        looks = looks.saturating_add(1);
+    }
+}
+
+/// One worker's view of a job.
 pub struct Member<'a> {
-    /// This member's number, `0..count`.
+    /// This member's number, `0..count`. The caller of [`Team::run`] is number 0.
     pub index: usize,
-    /// Members in the job.
+    /// Members that the job's work is laid out for. Any of them but number 0 may be missing.
     pub count: usize,
-    barrier: Option<(&'a Barrier, &'a dyn Wait)>,
+    /// Steps that this member has begun.
+    begun: Cell<u32>,
+    /// Absent where nobody shares the job.
+    steps: Option<&'a Steps>,
+    way: Option<&'a dyn Wait>,
 }
 
 impl<'a> Member<'a> {
     /// The only member of a job that nobody shares.
     pub const fn solo() -> Self {
-        Member { index: 0, count: 1, barrier: None }
+        Member { index: 0, count: 1, begun: Cell::new(0), steps: None, way: None }
     }
 
-    /// Member `index` of `count`, meeting the others at `barrier`, where all wait in the same `way`.
-    pub fn new(index: usize, count: usize, barrier: &'a Barrier, way: &'a dyn Wait) -> Self {
+    /// The same, whose steps' ends this `way` of waiting hears of, though nobody waits.
+    fn alone(way: &'a dyn Wait) -> Self {
+        Member { way: Some(way), ..Self::solo() }
+    }
+
+    fn new(index: usize, count: usize, steps: &'a Steps, way: &'a dyn Wait) -> Self {
         assert!(index < count, "member {index} of {count}");
-        Member { index, count, barrier: Some((barrier, way)) }
+        Member { index, count, begun: Cell::new(0), steps: Some(steps), way: Some(way) }
     }
 
-    /// Waits until every member has come here. What each wrote before is visible to all after.
-    pub fn barrier(&self) {
-        if let Some((barrier, way)) = self.barrier {
-            barrier.wait(self.count, way);
+    /// A step of the job: `units` pieces of work, each done by exactly one member.
+    ///
+    /// `work` gets pieces as they are claimed, some consecutive ones at a time; `begin` makes what it works with,
+    /// before the first. Both run only while the step is open: all steps before it are finished, none behind it has
+    /// begun. **Outside of them a member must not touch what steps write**, since it may be late. Every member gives
+    /// the same `units`.
+    ///
+    /// Returns when there is nothing left to claim; [`Self::meet`], or the next step, waits until all is done.
+    pub fn step<S>(
+        &self,
+        units: usize,
+        begin: impl FnOnce() -> S,
+        mut work: impl FnMut(&mut S, Range<usize>),
+    ) {
+        if units == 0 {
+            return;
+        }
+        match (self.steps, self.way) {
+            (Some(steps), Some(way)) => {
+                self.meet();
+                let step = self.begun.get();
+                self.begun.set(step + 1);
+                steps.share(step, units, self.index, self.count, way, begin, work);
+            }
+            (_, way) => {
+                work(&mut begin(), 0..units);
+                way.into_iter().for_each(Wait::wake);
+            }
         }
     }
 
-    /// This member's contiguous share of `items`, in units of `grain` (the last unit may be short).
-    ///
-    /// Shares of all members cover `0..items` without overlap and differ by one unit at most.
-    pub fn share(&self, items: usize, grain: usize) -> Range<usize> {
-        let units = items.div_ceil(grain);
-        let bound = |member: usize| (units * member / self.count * grain).min(items);
-        bound(self.index)..bound(self.index + 1)
+    /// Waits until all work of the steps so far is done.
+    pub fn meet(&self) {
+        if let (Some(steps), Some(way)) = (self.steps, self.way) {
+            let begun = self.begun.get();
+            wait(way, &|| steps.finished() >= begun);
+        }
     }
 }
 
@@ -91,96 +160,5 @@ impl Team for Solo {
     }
 }
 
-/// A reusable meeting point: the last to arrive opens it for all.
-pub struct Barrier {
-    arrived: AtomicUsize,
-    generation: AtomicUsize,
-}
-
-impl Default for Barrier {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Barrier {
-    /// A barrier nobody waits at.
-    pub const fn new() -> Self {
-        Barrier { arrived: AtomicUsize::new(0), generation: AtomicUsize::new(0) }
-    }
-
-    /// Waits until `count` members have called this, all in the same `way`.
-    pub fn wait(&self, count: usize, way: &dyn Wait) {
-        let generation = self.generation.load(Ordering::Acquire);
-        if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == count {
-            self.arrived.store(0, Ordering::Relaxed);
-            self.generation.store(generation.wrapping_add(1), Ordering::Release);
-            way.wake();
-            return;
-        }
-        let mut looks = 0u32;
-        loop {
-            let mark = way.mark();
-            if self.generation.load(Ordering::Acquire) != generation {
-                return;
-            }
-            way.relax(looks, mark);
-            looks = looks.saturating_add(1);
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    extern crate std;
-    use alloc::vec;
-
-    #[test]
-    fn shares_cover_all_items_once() {
-        let barrier = Barrier::new();
-        for (items, grain) in [(0, 1), (1, 16), (9, 1), (576, 32), (577, 32), (49152, 32), (5, 16)] {
-            for count in 1..6 {
-                let mut next = 0;
-                for index in 0..count {
-                    let share = Member::new(index, count, &barrier, &|_: u32| {}).share(items, grain);
-                    assert_eq!(share.start, next);
-                    next = share.end;
-                }
-                assert_eq!(next, items, "{items} items by {grain} over {count}");
-            }
-        }
-    }
-
-    #[test]
-    fn nobody_passes_a_barrier_early() {
-        let rounds = if cfg!(miri) { 5 } else { 1000 };
-        let (barrier, here) = (Barrier::new(), AtomicUsize::new(0));
-        std::thread::scope(|scope| {
-            for index in 0..3 {
-                let (barrier, here) = (&barrier, &here);
-                scope.spawn(move || {
-                    let relax = |_: u32| std::thread::yield_now();
-                    let member = Member::new(index, 3, barrier, &relax);
-                    for round in 0..rounds {
-                        here.fetch_add(1, Ordering::Relaxed);
-                        member.barrier();
-                        assert_eq!(here.load(Ordering::Relaxed), 3 * (round + 1));
-                        member.barrier();
-                    }
-                });
-            }
-        });
-    }
-
-    #[test]
-    fn solo_runs_the_job_once() {
-        let calls = AtomicUsize::new(0);
-        Solo.run(&|member| {
-            member.barrier();
-            assert_eq!(vec![member.index, member.count], [0, 1]);
-            calls.fetch_add(1, Ordering::Relaxed);
-        });
-        assert_eq!(calls.into_inner(), 1);
-    }
-}
+pub(super) mod tests;

@@ -320,14 +320,15 @@ impl<'m> Scheduler<'m> {
         let job = |member: Member<'_>| {
             // SAFETY: every member has its own.
             let scratch = &mut unsafe { scratch.write(member.index..member.index + 1) }[0];
-            for index in member.share(wanted.len(), 1) {
+            let pick = |index: usize, scratch: &mut _| {
                 let slot = rows[wanted[index]].slot;
-                // SAFETY: a sequence has one row of logits at most, and this one is this member's share.
+                // SAFETY: a sequence has one row of logits at most, and this one is claimed by this member.
                 let slot = &mut unsafe { slots.write(slot..slot + 1) }[0];
                 let sequence = slot.as_mut().expect("a row belongs to a sequence");
                 let logits = finite(&logits[index * vocab_size..(index + 1) * vocab_size]);
                 sequence.picked = logits.map(|logits| sequence.picker.pick(logits, scratch));
-            }
+            };
+            member.step(wanted.len(), || (), |(), claimed| claimed.for_each(|index| pick(index, scratch)));
         };
         match wanted.len() {
             0 => {}

@@ -5,10 +5,10 @@ use core::ops::Range;
 
 /// A mutable slice lent to a whole [`Team`](super::pool::Team).
 ///
-/// Safe Rust cannot express "each member writes its own share, and all read after the barrier", so the two accessors
-/// are `unsafe` and the rule is one for the whole runtime: **between two barriers an element is either written by
-/// exactly one member, or only read.** Shares come from [`Member::share`](super::pool::Member::share), which never
-/// overlap.
+/// Safe Rust cannot express "each member writes what it has claimed, and all read in later steps", so the two accessors
+/// are `unsafe` and the rule is one for the whole runtime: **in a step an element is either written by exactly one
+/// member, or only read, and outside of steps nobody touches it.** Claims come from
+/// [`Member::step`](super::pool::Member::step), which hands out everything once.
 pub struct Shared<'m, T> {
     first: *mut T,
     len: usize,
@@ -47,7 +47,7 @@ impl<'m, T> Shared<'m, T> {
     /// Elements of `range`, to read.
     ///
     /// # Safety
-    /// - No member writes any of them until the next barrier.
+    /// - No member writes any of them until the step has ended, and the caller uses them only that long.
     pub unsafe fn read(&self, range: Range<usize>) -> &'m [T] {
         assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
         // SAFETY: in bounds (asserted), initialised (it was a slice), and not written meanwhile (caller).
@@ -57,11 +57,11 @@ impl<'m, T> Shared<'m, T> {
     /// Elements of `range`, to write.
     ///
     /// # Safety
-    /// - No other member reads or writes any of them until the next barrier.
+    /// - No other member reads or writes any of them until the step has ended, and the caller uses them only that long.
     /// - The caller holds no other slice of them.
     pub unsafe fn write(&self, range: Range<usize>) -> &'m mut [T] {
         assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
-        // SAFETY: in bounds (asserted), and ours alone until the next barrier (caller).
+        // SAFETY: in bounds (asserted), and ours alone until the step ends (caller).
         unsafe { core::slice::from_raw_parts_mut(self.first.add(range.start), range.len()) }
     }
 }

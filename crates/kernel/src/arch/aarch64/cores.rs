@@ -4,7 +4,6 @@
 //! its own. One that does not appear in time is given up, and the others go on: should it appear after all, it finds
 //! itself given up and sleeps.
 
-use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use cortex_a::registers::{CNTFRQ_EL0, CNTVCT_EL0, MPIDR_EL1, Readable};
@@ -14,7 +13,7 @@ use super::doze::{self, Doze, relax};
 use super::entry::{_start_core, _start_spun, BOOT_STACK, CoreStart, SPUN, Stack};
 use super::exit::conduit;
 use super::{mmu, vectors};
-use crate::llm::pool::{Barrier, Member, Team};
+use crate::llm::pool::{Board, Member, Team, Waits};
 use crate::machine::{Conduit, Core, Method};
 
 /// Cores that can be used, the boot core among them.
@@ -39,34 +38,17 @@ const GIVEN_UP: u8 = 3;
 static ATTEMPTS: [Attempt; MAX - 1] =
     [const { Attempt { state: AtomicU8::new(0), index: AtomicUsize::new(0) } }; MAX - 1];
 
-/// A job without its lifetime: [`Cores::run`] returns only when no core uses it any more.
-type Job = *const (dyn Fn(Member<'_>) + Sync);
+/// How cores wait, always.
+const WAITS: Waits<'_> = Waits { jobs: &Doze, steps: &Doze };
 
 /// All cores that run.
 pub struct Cores {
     /// Cores that have come up, the boot core among them.
     online: AtomicUsize,
-    /// Jobs begun.
-    epoch: AtomicUsize,
-    /// Cores besides the boot core that have finished the present job.
-    finished: AtomicUsize,
-    /// Whether a job has begun that not all have finished.
-    running: AtomicBool,
-    job: UnsafeCell<Option<Job>>,
-    barrier: Barrier,
+    board: Board,
 }
 
-// SAFETY: `job` is written only by `run` while every other core waits for `epoch`, which publishes it.
-unsafe impl Sync for Cores {}
-
-static CORES: Cores = Cores {
-    online: AtomicUsize::new(1),
-    epoch: AtomicUsize::new(0),
-    finished: AtomicUsize::new(0),
-    running: AtomicBool::new(false),
-    job: UnsafeCell::new(None),
-    barrier: Barrier::new(),
-};
+static CORES: Cores = Cores { online: AtomicUsize::new(1), board: Board::new() };
 
 /// Why a core of the device tree does not take part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,20 +164,10 @@ pub(super) extern "C" fn core_main(slot: usize) -> ! {
     let index = attempt.index.load(Ordering::Relaxed);
     vectors::install(index);
     doze::enable();
-    let mut done = 0;
+    // Nobody ever stops it.
+    static STOP: AtomicBool = AtomicBool::new(false);
     loop {
-        let mut looks = 0u32;
-        while CORES.epoch.load(Ordering::Acquire) == done {
-            relax(looks);
-            looks = looks.saturating_add(1);
-        }
-        done += 1;
-        // SAFETY: `run` has published a job and does not touch it until this core has finished.
-        let job = unsafe { (*CORES.job.get()).map(|job| &*job) };
-        if let Some(job) = job {
-            job(Member::new(index, CORES.size(), &CORES.barrier, &Doze));
-        }
-        CORES.finished.fetch_add(1, Ordering::Release);
+        CORES.board.serve(index, &WAITS, &STOP);
     }
 }
 
@@ -205,25 +177,7 @@ impl Team for Cores {
     }
 
     fn run(&self, job: &(dyn Fn(Member<'_>) + Sync)) {
-        let size = self.size();
-        if size == 1 {
-            return job(Member::new(0, 1, &self.barrier, &Doze));
-        }
-        self.finished.store(0, Ordering::Relaxed);
-        // SAFETY: only the lifetime goes; this function outlives every use. Nobody else reads or writes `job` now:
-        // the other cores wait for `epoch`.
-        unsafe {
-            *self.job.get() = Some(core::mem::transmute::<*const (dyn Fn(Member<'_>) + Sync + '_), Job>(job));
-        }
-        self.running.store(true, Ordering::Relaxed);
-        self.epoch.fetch_add(1, Ordering::Release);
-        job(Member::new(0, size, &self.barrier, &Doze));
-        let mut looks = 0u32;
-        while self.finished.load(Ordering::Acquire) != size - 1 {
-            relax(looks);
-            looks = looks.saturating_add(1);
-        }
-        self.running.store(false, Ordering::Relaxed);
+        self.board.run(self.size(), &WAITS, job);
     }
 }
 
@@ -234,7 +188,7 @@ pub fn online() -> usize {
 
 /// Whether a job has begun that not all cores have finished.
 pub fn in_job() -> bool {
-    CORES.running.load(Ordering::Relaxed)
+    CORES.board.is_busy()
 }
 
 /// The first page below each stack, emergency stacks among them.

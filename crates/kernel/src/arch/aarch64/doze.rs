@@ -140,12 +140,12 @@ pub fn relax(looks: u32) {
     }
 }
 
-/// How cores wait for each other; each arrival is a sign of life.
+/// How cores wait for each other; the end of each step is a sign of life.
 #[derive(Clone, Copy, Debug)]
 pub struct Doze;
 
 impl Wait for Doze {
-    fn relax(&self, looks: u32, _: u32) {
+    fn relax(&self, looks: u32, _: &dyn Fn() -> bool) {
         relax(looks);
     }
 

@@ -1,6 +1,6 @@
 //! The watchdog: a core that shows no sign of life for so many seconds ends the machine, with a report.
 //!
-//! Every core leaves signs: where it waits, at every barrier, at every step, whenever it reads the clock or writes to
+//! Every core leaves signs: where it waits, at every step, whenever it reads the clock or writes to
 //! the console. Every core also has a timer of its own (the physical one; [`super::doze`] has the virtual one), whose
 //! interrupt looks at the signs of all. A stuck core that still takes interrupts reports on itself, with registers
 //! and calls. One that does not is reported by the others a little later. Cores that all wait for each other in a job
@@ -12,10 +12,10 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cortex_a::registers::{CNTFRQ_EL0, Readable};
 
-use super::doze::Controller;
+use super::doze::{Controller, Doze};
 use super::vectors::{Interrupted, core_index};
 use super::{cores, doze};
-use crate::llm::pool::Team;
+use crate::llm::pool::{Team, run_on_all};
 use crate::report::{Report, STUCK};
 
 /// The physical timer's interrupt number on every Arm machine with a GIC (Arm BSA, private interrupt 14).
@@ -125,7 +125,7 @@ pub fn start(team: &dyn Team, seconds: u64) -> Result<(), Unwatched> {
         return Err(Unwatched::NoController);
     }
     LIMIT.store(seconds.max(1) * CNTFRQ_EL0.get(), Ordering::Relaxed);
-    team.run(&|_| enable());
+    run_on_all(team, &Doze, &|_| enable());
     if DEAF.load(Ordering::Relaxed) {
         LIMIT.store(0, Ordering::Relaxed);
         return Err(Unwatched::Deaf);

@@ -98,22 +98,28 @@ impl Case for Stream<'_> {
             let (b, c) = (black_box(&self.b), black_box(&self.c));
             let a = Shared::new(&mut self.a);
             self.team.run(&|member| {
-                let share = member.share(len, GRAIN);
-                let (b, c) = (&b[share.clone()], &c[share.clone()]);
-                if kind == Kind::Read {
-                    let part = b.iter().fold(0u64, |sum, &x| sum.wrapping_add(x));
-                    sum.fetch_add(part, Ordering::Relaxed);
-                    return;
-                }
-                // SAFETY: shares of members do not overlap, and nobody reads `a` during the job.
-                let a = unsafe { a.write(share) };
-                if kind == Kind::Copy {
-                    a.copy_from_slice(b);
-                } else {
-                    for ((a, b), c) in a.iter_mut().zip(b).zip(c) {
-                        *a = b.wrapping_add(FACTOR.wrapping_mul(*c));
-                    }
-                }
+                member.step(
+                    len.div_ceil(GRAIN),
+                    || (),
+                    |(), units| {
+                        let some = units.start * GRAIN..(units.end * GRAIN).min(len);
+                        let (b, c) = (&b[some.clone()], &c[some.clone()]);
+                        if kind == Kind::Read {
+                            let part = b.iter().fold(0u64, |sum, &x| sum.wrapping_add(x));
+                            sum.fetch_add(part, Ordering::Relaxed);
+                            return;
+                        }
+                        // SAFETY: every piece is claimed by one member, and nobody reads `a` during the job.
+                        let a = unsafe { a.write(some) };
+                        if kind == Kind::Copy {
+                            a.copy_from_slice(b);
+                        } else {
+                            for ((a, b), c) in a.iter_mut().zip(b).zip(c) {
+                                *a = b.wrapping_add(FACTOR.wrapping_mul(*c));
+                            }
+                        }
+                    },
+                );
             });
             self.sum = sum.into_inner();
             black_box(&self.a);

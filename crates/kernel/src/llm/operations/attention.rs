@@ -106,30 +106,32 @@ impl Operations {
         let tiles = (shape.queries - blind).div_ceil(tile);
         let (_, memory) = scratch.parts();
         let (memory, result) = (Shared::new(memory), Shared::new(out));
+        let attend = |memory: &mut [f32], unit: usize| {
+            let (head, first) = (unit % shape.heads, blind + unit / shape.heads * tile);
+            let queries = tile.min(shape.queries - first);
+            let at = (head * shape.queries + first) * d..(head * shape.queries + first + queries) * d;
+            let part = Attend {
+                head_dim: d,
+                queries,
+                q: &q[at.clone()],
+                k: shape.group(head, k),
+                v: shape.group(head, v),
+                first_sees: shape.sees(first),
+                causal: shape.causal,
+                scale: shape.scale,
+            };
+            // SAFETY: a tile is claimed by one member.
+            let out = unsafe { result.write(at) };
+            // SAFETY: the CPU has this table's instructions; sizes agree, and every query of the tile sees a key.
+            unsafe { (self.attend)(&part, memory, out) }
+        };
         team.run(&|member| {
             // SAFETY: this member's alone.
-            let memory = unsafe { memory.write(member.index * LEFT..(member.index + 1) * LEFT) };
-            let memory = &mut memory[..Attend::scratch(d, tile)];
-            // Tiles see more and more keys: taken in turns, all members get the same.
-            for unit in (member.index..tiles * shape.heads).step_by(member.count) {
-                let (head, first) = (unit % shape.heads, blind + unit / shape.heads * tile);
-                let queries = tile.min(shape.queries - first);
-                let at = (head * shape.queries + first) * d..(head * shape.queries + first + queries) * d;
-                let part = Attend {
-                    head_dim: d,
-                    queries,
-                    q: &q[at.clone()],
-                    k: shape.group(head, k),
-                    v: shape.group(head, v),
-                    first_sees: shape.sees(first),
-                    causal: shape.causal,
-                    scale: shape.scale,
-                };
-                // SAFETY: a tile is one member's.
-                let out = unsafe { result.write(at) };
-                // SAFETY: the CPU has this table's instructions; sizes agree, and every query of the tile sees a key.
-                unsafe { (self.attend)(&part, memory, out) }
-            }
+            let begin = || unsafe { memory.write(member.index * LEFT..(member.index + 1) * LEFT) };
+            // Tiles see more and more keys: who has the first ones helps with the last ones.
+            member.step(tiles * shape.heads, begin, |memory, units| {
+                units.for_each(|unit| attend(&mut memory[..Attend::scratch(d, tile)], unit));
+            });
         });
         Ok(())
     }

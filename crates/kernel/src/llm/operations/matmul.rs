@@ -1,7 +1,7 @@
 //! Products of matrices.
 //!
 //! Both sides are packed: the right one a block of `k` by columns at a time, by the whole team, the left one a block of
-//! rows by `k`, by the member whose rows they are. Sums that go over several blocks of `k` are kept in the result between them,
+//! rows by `k`, by the member that has claimed them. Sums that go over several blocks of `k` are kept in the result between them,
 //! which changes no bit. So element `(i, j)` is one sum, `fma(a[i][k], b[k][j], sum)` in the order of `k`, from zero.
 
 use alloc::vec;
@@ -96,20 +96,7 @@ impl Operations {
         let (right, left) = (Shared::new(right), Shared::new(left));
         let row_step = out.row_step;
         let result = Shared::new(out.data);
-        team.run(&|member| {
-            // SAFETY: this member's alone, in this and every job.
-            let left = unsafe { left.write(member.index * LEFT..(member.index + 1) * LEFT) };
-            let rows = member.share(a.rows(), self.product.rows);
-            let result = match rows.len() {
-                0 => &mut [][..],
-                _ => {
-                    let end = (rows.end - 1) * row_step + b.columns();
-                    // SAFETY: rows do not overlap, and no other member has these.
-                    unsafe { result.write(rows.start * row_step..end) }
-                }
-            };
-            self.share(member, a.part(rows, 0..a.columns()), b, (result, row_step), left, right);
-        });
+        team.run(&|member| self.share(&member, a, b, (result, row_step), left, right));
         Ok(())
     }
 
@@ -174,62 +161,79 @@ impl Operations {
         Ok(())
     }
 
-    /// A member's rows of a product.
+    /// A member's part of a product.
     fn share(
         &self,
-        member: Member<'_>,
+        member: &Member<'_>,
         a: View<'_>,
         b: View<'_>,
-        (out, row_step): (&mut [f32], usize),
-        left: &mut [f32],
+        (result, row_step): (Shared<'_, f32>, usize),
+        left: Shared<'_, f32>,
         right: Shared<'_, f32>,
     ) {
+        let product = &self.product;
+        // The elements from a row's first of some columns to another row's last of them.
+        let elements = |rows: &Range<usize>, columns: &Range<usize>| {
+            rows.start * row_step + columns.start..(rows.end - 1) * row_step + columns.end
+        };
+        // Eight units of rows a member, of whole tiles.
+        let grain = (a.rows() / (8 * member.count)).next_multiple_of(product.rows).max(product.rows);
+        let claimed = |units: Range<usize>| units.start * grain..(units.end * grain).min(a.rows());
+        let units = a.rows().div_ceil(grain);
         if b.rows() == 0 {
-            for row in out.chunks_mut(row_step.max(1)) {
-                let columns = b.columns().min(row.len());
-                row[..columns].fill(0.0);
-            }
+            let columns = b.columns();
+            let zero = |(): &mut (), units| {
+                for row in claimed(units) {
+                    // SAFETY: the row is claimed by this member.
+                    unsafe { result.write(elements(&(row..row + 1), &(0..columns))) }.fill(0.0);
+                }
+            };
+            member.step(units, || (), zero);
             return;
         }
-        let product = &self.product;
         for columns in pieces(b.columns(), COLUMNS, product.columns) {
             for terms in pieces(b.rows(), TERMS, 1) {
                 let k = terms.len();
                 // Whole panels of it are packed by one member each.
-                let packed = columns.len().next_multiple_of(STEP) * k;
-                let mine = member.share(columns.len(), product.columns);
-                member.barrier();
-                if !mine.is_empty() {
+                let pack = |(): &mut (), panels: Range<usize>| {
+                    let mine =
+                        panels.start * product.columns..(panels.end * product.columns).min(columns.len());
                     let part = b.part(terms.clone(), columns.start + mine.start..columns.start + mine.end);
                     let end = mine.start * k + mine.len().next_multiple_of(STEP) * k;
-                    // SAFETY: shares are whole panels and do not overlap; nobody reads before the barrier.
+                    // SAFETY: panels are claimed by one member and do not overlap; nobody reads them in this step.
                     let to = unsafe { right.write(mine.start * k..end) };
                     // SAFETY: the CPU has this table's instructions.
                     unsafe { (product.pack_right)(part, to) };
-                }
-                member.barrier();
-                // SAFETY: packed, and not written again before the barrier above.
-                let right = unsafe { right.read(0..packed) };
-                for rows in pieces(a.rows(), ROWS, product.rows) {
-                    let left = &mut left[..rows.len().next_multiple_of(product.rows) * k];
-                    let out = &mut out[rows.start * row_step + columns.start..];
-                    let part = a.part(rows.clone(), terms.clone());
-                    let block = Block {
-                        left: {
-                            // SAFETY: the CPU has this table's instructions.
-                            unsafe { (product.pack_left)(part, left) };
-                            left
-                        },
-                        right,
-                        k,
-                        rows: rows.len(),
-                        columns: columns.len(),
-                        row_step,
-                        first: terms.start == 0,
-                    };
-                    // SAFETY: the CPU has this table's instructions.
-                    unsafe { (product.block)(&block, out) };
-                }
+                };
+                member.step(columns.len().div_ceil(product.columns), || (), pack);
+                let packed = columns.len().next_multiple_of(STEP) * k;
+                // SAFETY: this member's alone, in this and every job; packed in the step before, and only read in this.
+                let begin = || unsafe {
+                    (left.write(member.index * LEFT..(member.index + 1) * LEFT), right.read(0..packed))
+                };
+                member.step(units, begin, |(left, right), units| {
+                    let claimed = claimed(units);
+                    for rows in pieces(claimed.len(), ROWS, product.rows) {
+                        let rows = claimed.start + rows.start..claimed.start + rows.end;
+                        let left = &mut left[..rows.len().next_multiple_of(product.rows) * k];
+                        // SAFETY: rows do not overlap, and these are claimed by this member.
+                        let out = unsafe { result.write(elements(&rows, &columns)) };
+                        let part = a.part(rows.clone(), terms.clone());
+                        // SAFETY: the CPU has this table's instructions.
+                        unsafe { (product.pack_left)(part, left) };
+                        let block = Block {
+                            left,
+                            right: &right[..],
+                            k,
+                            rows: rows.len(),
+                            columns: columns.len(),
+                            row_step,
+                            first: terms.start == 0,
+                        };
+                        // SAFETY: the CPU has this table's instructions.
+                        unsafe { (product.block)(&block, out) };
+                    }
+                });
             }
         }
     }

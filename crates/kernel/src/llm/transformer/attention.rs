@@ -36,7 +36,7 @@ impl Queries<'_> {
     /// Writes the softmax-weighted mean of the visible values to `out`, `[positions][heads][head_dim]`.
     ///
     /// # Safety
-    /// - No member appends to this layer's cache until the next barrier.
+    /// - No member appends to this layer's cache until the step has ended.
     pub(super) unsafe fn attend(&self, kernels: &Kernels, kv: &KvCache<'_>, out: &mut [f32]) {
         let head_dim = kv.shape().head_dim;
         let queries = self.q.len() / head_dim;

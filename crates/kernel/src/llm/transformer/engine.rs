@@ -10,7 +10,7 @@ use super::profile::Profile;
 use super::{RunError, TILES};
 use crate::llm::arena::{Arena, ArenaError};
 use crate::llm::kv_cache::KvCache;
-use crate::llm::model::Model;
+use crate::llm::model::{Layer, Model};
 use crate::llm::plan::{PlanError, SessionLayout, Shortfall};
 use crate::llm::pool::Team;
 use crate::llm::shared::Shared;
@@ -36,7 +36,7 @@ impl<'m> Blocks<'m> {
     /// Whole blocks, to read.
     ///
     /// # Safety
-    /// - No member writes any of them until the next barrier.
+    /// - No member writes any of them until the step has ended.
     pub unsafe fn read(&self, elements: Range<usize>) -> ActivationBlocks<'m> {
         let [scale, sum16] = [32, 16].map(|step| elements.start / step..elements.end / step);
         // SAFETY: as the caller promises.
@@ -52,7 +52,7 @@ impl<'m> Blocks<'m> {
     /// Rounds `x` to the whole blocks from element `first` on.
     ///
     /// # Safety
-    /// - No other member reads or writes any of them until the next barrier.
+    /// - No other member reads or writes any of them until the step has ended.
     pub unsafe fn round(&self, kernels: &Kernels, first: usize, x: &[f32]) {
         let elements = first..first + x.len();
         let [scale, sum16] = [32, 16].map(|step| elements.start / step..elements.end / step);
@@ -103,6 +103,25 @@ impl<'m> Buffers<'m> {
     }
 }
 
+/// What a member has done, in cache lines of its own.
+#[derive(Default)]
+#[repr(align(128))]
+pub(super) struct Tally {
+    /// Bytes of matrix rows read.
+    bytes: AtomicU64,
+    /// Products, matrix rows times positions.
+    products: AtomicU64,
+}
+
+impl Tally {
+    /// To be called by the member alone, so nothing is lost between reading and writing.
+    pub fn add(&self, bytes: u64, products: usize) {
+        for (count, more) in [(&self.bytes, bytes), (&self.products, products as u64)] {
+            count.store(count.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Runs batches of rows of several sequences.
 ///
 /// All memory is taken at construction; nothing allocates afterwards. Who uses it decides which rows to run and which
@@ -119,9 +138,10 @@ pub(crate) struct Engine<'m> {
     window: usize,
     kv: KvCache<'m>,
     buffers: Buffers<'m>,
-    weight_bytes: AtomicU64,
     embedding_bytes: u64,
-    work: Vec<AtomicU64>,
+    /// Elements of the layers' matrices.
+    layer_elements: u64,
+    tallies: Vec<Tally>,
     /// Counts time, where that is wanted.
     pub profile: Option<Profile>,
 }
@@ -166,16 +186,16 @@ impl<'m> Engine<'m> {
             window,
             kv: KvCache::new(layout.kv, keys, values),
             buffers,
-            weight_bytes: AtomicU64::new(0),
             embedding_bytes: 0,
-            work: (0..members).map(|_| AtomicU64::new(0)).collect(),
+            layer_elements: layer_elements(model),
+            tallies: (0..members).map(|_| Tally::default()).collect(),
             profile: None,
         })
     }
 
     /// Bytes that [`Self::new`] allocates besides the memory it is lent.
     pub fn bookkeeping(layout: &SessionLayout, members: usize) -> u64 {
-        Batch::bytes(layout.batch, layout.sequences) + (members * size_of::<AtomicU64>()) as u64
+        Batch::bytes(layout.batch, layout.sequences) + (members * size_of::<Tally>()) as u64
     }
 
     /// Runs the batch: one pass over the weights.
@@ -192,12 +212,20 @@ impl<'m> Engine<'m> {
             tables: self.tables,
             pages_each: self.pages_each,
             window: self.window,
-            weight_bytes: &self.weight_bytes,
-            work: &self.work,
+            tallies: &self.tallies,
             profile: self.profile.as_ref(),
         };
-        self.team.run(&|member| pass.run(member));
+        self.team.run_measured(self.operations(), &|member| pass.run(&member));
         self.embedding_bytes += (self.batch.rows().len() * self.model.embedding.row_bytes()) as u64;
+    }
+
+    /// Multiplications of the pass over the batch: by weights, and by keys and values.
+    fn operations(&self) -> u64 {
+        let (shape, rows) = (self.model.shape(), self.batch.rows());
+        let seen: usize = rows.iter().map(|row| self.window.min(row.position + 1)).sum();
+        let attention = 2 * shape.n_layers * shape.q_dim() * seen;
+        let layers = rows.len() as u64 * self.layer_elements;
+        layers + attention as u64 + (self.batch.wanted().len() * shape.dim * shape.vocab_size) as u64
     }
 
     /// Logits of the rows of the last batch that wanted them, `[wanted × vocab]`.
@@ -208,7 +236,7 @@ impl<'m> Engine<'m> {
 
     /// Bytes of matrix rows read by all passes so far, each row once a pass, embedding rows not included.
     pub fn weight_bytes_read(&self) -> u64 {
-        self.weight_bytes.load(Ordering::Relaxed)
+        self.tallies.iter().map(|tally| tally.bytes.load(Ordering::Relaxed)).sum()
     }
 
     /// Bytes of embedding rows looked up so far, one row a token.
@@ -218,8 +246,16 @@ impl<'m> Engine<'m> {
 
     /// Products (matrix rows times positions) that each member of the team has computed.
     pub fn work_units(&self) -> impl Iterator<Item = u64> + '_ {
-        self.work.iter().map(|units| units.load(Ordering::Relaxed))
+        self.tallies.iter().map(|tally| tally.products.load(Ordering::Relaxed))
     }
+}
+
+fn layer_elements(model: &Model<'_>) -> u64 {
+    let matrices = |layer: &Layer<'_>| {
+        let all = [&layer.wq, &layer.wk, &layer.wv, &layer.wo, &layer.gate, &layer.up, &layer.down];
+        all.map(|matrix| matrix.rows as u64 * matrix.k as u64).iter().sum::<u64>()
+    };
+    model.layers.iter().map(matrices).sum()
 }
 
 /// The logits, if the model computed numbers.

@@ -1,15 +1,18 @@
-//! The pass itself. Every member of the team runs [`Pass::run`]; barriers separate a step from its readers.
+//! The pass itself. Every member of the team runs [`Pass::run`], a row of steps; a step's work is claimed by whoever
+//! comes, and its readers are in a later one.
 //!
 //! A layer: norm → q, k, v, of which k is turned and k and v are stored → q turned, attention → output, added to the
 //! stream → norm → gate, up → down, added to the stream. Each step leaves the next product's input rounded to int8
-//! blocks if its weights are quantized. Between arrows lies a barrier, except behind a norm of few rows.
+//! blocks if its weights are quantized. Between arrows a step ends, except behind a norm of few rows.
+//!
+//! All that touches the pass's buffers is inside a step, in what begins it or in its work: a member that comes late
+//! runs through steps that are finished, and must not read what has been overwritten since.
 
 use core::ops::Range;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::attention::{MOST_QUERIES, Queries};
 use super::batch::Batch;
-use super::engine::{Blocks, Buffers};
+use super::engine::{Blocks, Buffers, Tally};
 use super::profile::{Profile, Step};
 use super::{FEW, TILES, rope};
 use crate::llm::kv_cache::{KvCache, Pages};
@@ -31,15 +34,14 @@ pub(super) struct Pass<'p, 'm> {
     pub tables: &'p [u32],
     pub pages_each: usize,
     pub window: usize,
-    pub weight_bytes: &'p AtomicU64,
-    pub work: &'p [AtomicU64],
+    /// Each member's.
+    pub tallies: &'p [Tally],
     /// Counts time, where that is wanted.
     pub profile: Option<&'p Profile>,
 }
 
 impl<'m> Pass<'_, 'm> {
-    pub fn run(&self, member: Member<'_>) {
-        let shape = self.model.shape();
+    pub fn run(&self, member: &Member<'_>) {
         if let Some(profile) = self.profile {
             profile.start(member.index);
         }
@@ -50,123 +52,102 @@ impl<'m> Pass<'_, 'm> {
         }
         let wanted = self.batch.wanted();
         if !wanted.is_empty() {
-            let weight = &self.model.output_norm;
-            let x = self.norm(member, weight, wanted.len(), |index| wanted[index], &[&self.model.head]);
-            let logits = self.buffers.logits;
-            self.product(member, &self.model.head, &x, |position, rows, products| {
-                let at = position * shape.vocab_size;
-                // SAFETY: these rows are this member's share.
-                unsafe { logits.write(at + rows.start..at + rows.end) }.copy_from_slice(products);
-            });
+            let norm = self.norm(member, &self.model.output_norm, Some(wanted), &[&self.model.head]);
+            let (logits, vocab_size) = (self.buffers.logits, self.model.shape().vocab_size);
+            self.product(
+                member,
+                &self.model.head,
+                || norm.input(),
+                |position, rows, products| {
+                    let at = position * vocab_size;
+                    // SAFETY: these rows are claimed by this member.
+                    unsafe { logits.write(at + rows.start..at + rows.end) }.copy_from_slice(products);
+                },
+            );
             self.lap(member, Step::Head);
         }
     }
 
     /// Books the time since the last lap on a step.
-    fn lap(&self, member: Member<'_>, step: Step) {
+    fn lap(&self, member: &Member<'_>, step: Step) {
         if let Some(profile) = self.profile {
             profile.lap(member.index, step);
         }
     }
 
-    /// Ends a step: waits for the others.
-    fn meet(&self, member: Member<'_>, step: Step) {
+    /// Ends a step: waits until all of it is done.
+    fn meet(&self, member: &Member<'_>, step: Step) {
         self.lap(member, step);
-        member.barrier();
+        member.meet();
         self.lap(member, Step::Wait);
     }
 
     /// Token embeddings into the stream, and the angles of each position.
-    fn embed(&self, member: Member<'_>) {
+    fn embed(&self, member: &Member<'_>) {
         let (dim, half) = (self.model.shape().dim, self.model.rope_frequencies.len());
         let embedding = &self.model.embedding;
         let rows = self.batch.rows();
-        for index in member.share(rows.len(), 1) {
-            let id = rows[index].id as usize;
-            // SAFETY: row `index` is this member's share.
-            let stream = unsafe { self.buffers.stream.write(index * dim..(index + 1) * dim) };
-            quant::dequantize(embedding.ty, embedding.row_data(id..id + 1), stream);
-            let at = index * half..(index + 1) * half;
-            // SAFETY: as above.
-            let (cos, sin) = unsafe { (self.buffers.cos.write(at.clone()), self.buffers.sin.write(at)) };
-            rope::angles(rows[index].position, &self.model.rope_frequencies, cos, sin);
-        }
+        member.step(
+            rows.len(),
+            || (),
+            |(), claimed| {
+                for index in claimed {
+                    let id = rows[index].id as usize;
+                    // SAFETY: row `index` is claimed by this member.
+                    let stream = unsafe { self.buffers.stream.write(index * dim..(index + 1) * dim) };
+                    quant::dequantize(embedding.ty, embedding.row_data(id..id + 1), stream);
+                    let at = index * half..(index + 1) * half;
+                    // SAFETY: as above.
+                    let (cos, sin) =
+                        unsafe { (self.buffers.cos.write(at.clone()), self.buffers.sin.write(at)) };
+                    rope::angles(rows[index].position, &self.model.rope_frequencies, cos, sin);
+                }
+            },
+        );
     }
 
-    fn layer(&self, member: Member<'_>, index: usize, layer: &Layer<'m>) {
-        let rows = self.batch.rows().len();
-        let x = self.norm(member, &layer.attn_norm, rows, |row| row, &[&layer.wq, &layer.wk, &layer.wv]);
-        self.queries_keys_values(member, index, layer, &x);
-        if self.heads_stay(member, layer) {
-            self.lap(member, Step::QueryKeyValue);
-        } else {
-            self.meet(member, Step::QueryKeyValue);
-        }
+    fn layer(&self, member: &Member<'_>, index: usize, layer: &Layer<'m>) {
+        let shape = self.model.shape();
+        let norm = self.norm(member, &layer.attn_norm, None, &[&layer.wq, &layer.wk, &layer.wv]);
+        self.queries_keys_values(member, index, layer, &norm);
+        self.meet(member, Step::QueryKeyValue);
         self.attention(member, index, layer);
         self.meet(member, Step::Attention);
-        let x = self.attended(member, layer);
-        self.product_to_stream(member, &layer.wo, &x);
+        self.round_attended(member, layer);
+        let (buffers, q_dim) = (&self.buffers, shape.q_dim());
+        let attended = || self.activations(buffers.attended, buffers.input, q_dim, &layer.wo);
+        self.product_to_stream(member, &layer.wo, attended);
         self.meet(member, Step::Output);
-        let x = self.norm(member, &layer.ffn_norm, rows, |row| row, &[&layer.gate, &layer.up]);
-        self.gate_and_up(member, layer, &x);
+        let norm = self.norm(member, &layer.ffn_norm, None, &[&layer.gate, &layer.up]);
+        self.gate_and_up(member, layer, &norm);
         self.meet(member, Step::GateUp);
-        let shape = self.model.shape();
-        let x = self.activations(self.buffers.hidden, self.buffers.hidden_input, shape.ffn_dim, &layer.down);
-        self.product_to_stream(member, &layer.down, &x);
+        let hidden = || self.activations(buffers.hidden, buffers.hidden_input, shape.ffn_dim, &layer.down);
+        self.product_to_stream(member, &layer.down, hidden);
         self.meet(member, Step::Down);
     }
 
-    /// RMS norm of `count` rows of the stream, the ones that `row` names, rounded to int8 blocks if any of `users` is
-    /// quantized. Of a [`FEW`] rows every member computes all for itself; else each does its share and meets the others
-    /// at a barrier.
-    fn norm(
-        &self,
-        member: Member<'_>,
-        weight: &[f32],
-        count: usize,
-        row: impl Fn(usize) -> usize,
+    /// RMS norm of the stream's rows that `rows` names, or of all, rounded to int8 blocks if any of `users` is
+    /// quantized. Of a [`FEW`] rows every member that wants them computes all for itself, when it does; else it is a
+    /// step.
+    fn norm<'n>(
+        &'n self,
+        member: &'n Member<'n>,
+        weight: &'n [f32],
+        rows: Option<&'n [usize]>,
         users: &[&Matrix<'_>],
-    ) -> Activations<'m> {
-        let (dim, eps) = (self.model.shape().dim, self.model.shape().norm_eps);
+    ) -> Norm<'n, 'm> {
+        let count = rows.map_or(self.batch.rows().len(), <[usize]>::len);
         let quantized = users.iter().any(|matrix| matrix.ty.is_quantized());
-        let alone = count <= FEW;
-        let buffers = &self.buffers;
-        let (values, blocks, rows, first) = if alone {
-            let own = buffers.own.len() / self.work.len();
-            (buffers.own, buffers.own_input, 0..count, member.index * own)
-        } else {
-            (buffers.normed, buffers.input, member.share(count, 1), 0)
-        };
-        for index in rows {
-            let (from, to) = (row(index) * dim, first + index * dim);
-            // SAFETY: the stream is only read in this step; row `index` of the result is this member's share, or in
-            // its own part.
-            let out = unsafe {
-                let (x, out) = (buffers.stream.read(from..from + dim), values.write(to..to + dim));
-                self.kernels.rms_norm(x, weight, eps, out);
-                out
-            };
-            if quantized {
-                // SAFETY: as above. Rows of quantized matrices are whole blocks, so no block belongs to two rows.
-                unsafe { blocks.round(self.kernels, to, out) };
-            }
-        }
-        if alone {
-            self.lap(member, Step::Norm);
-        } else {
+        let norm = Norm { pass: self, member, weight, rows, count, quantized };
+        if !norm.is_alone() {
+            member.step(
+                count,
+                || (),
+                |(), rows| norm.compute(self.buffers.normed, self.buffers.input, 0, rows),
+            );
             self.meet(member, Step::Norm);
         }
-        let elements = first..first + count * dim;
-        let of_blocks = if quantized { elements.clone() } else { 0..0 };
-        // SAFETY: until the next barrier all rows are only read.
-        unsafe {
-            Activations {
-                k: dim,
-                positions: count,
-                values: values.read(elements),
-                blocks: blocks.read(of_blocks),
-            }
-        }
+        norm
     }
 
     /// All rows of an input as the kernels want it.
@@ -180,7 +161,7 @@ impl<'m> Pass<'_, 'm> {
         let positions = self.batch.rows().len();
         let elements = positions * k;
         let quantized = user.ty.is_quantized();
-        // SAFETY: inputs are only read between the barrier behind the step that wrote them and the next one.
+        // SAFETY: asked for in a step that only reads them, and whoever wrote them did so in an earlier one.
         unsafe {
             Activations {
                 k,
@@ -192,8 +173,8 @@ impl<'m> Pass<'_, 'm> {
     }
 
     /// This member's three scratch tiles.
-    fn tiles(&self, member: Member<'_>) -> [&'m mut [f32]; TILES] {
-        let size = self.buffers.tiles.len() / self.work.len();
+    fn tiles(&self, member: &Member<'_>) -> [&'m mut [f32]; TILES] {
+        let size = self.buffers.tiles.len() / self.tallies.len();
         // SAFETY: each member has its own part, and asks for it once per step.
         let all = unsafe { self.buffers.tiles.write(member.index * size..(member.index + 1) * size) };
         let (first, rest) = all.split_at_mut(size / TILES);
@@ -201,63 +182,100 @@ impl<'m> Pass<'_, 'm> {
         [first, second, third]
     }
 
-    /// Rows of a product that are shared out together: at least four units a member, so that narrow matrices are
-    /// shared evenly too.
-    fn grain(member: Member<'_>, matrix: &Matrix<'_>) -> usize {
+    /// Rows of a product that are claimed together: at least four units a member, so that narrow matrices are shared
+    /// evenly too.
+    fn grain(member: &Member<'_>, matrix: &Matrix<'_>) -> usize {
         ROW_TILE.min(matrix.rows.div_ceil(4 * member.count).next_multiple_of(matrix.group().max(8)))
     }
 
-    /// This member's share of a product, handed to `store` by position as (position, rows, products).
-    fn product(
+    /// A step: a product with what `input` gives, handed to `store` by position as (position, rows, products).
+    fn product<'x>(
         &self,
-        member: Member<'_>,
+        member: &Member<'_>,
         matrix: &Matrix<'_>,
-        x: &Activations<'_>,
+        input: impl FnOnce() -> Activations<'x>,
         mut store: impl FnMut(usize, Range<usize>, &mut [f32]),
     ) {
-        let share = member.share(matrix.rows, Self::grain(member, matrix));
-        let [tile, ..] = self.tiles(member);
-        self.count(member, share.len() * x.positions, || {
-            matrix.multiply(self.kernels, share, x, tile, |rows, products| {
-                for (position, products) in products.chunks_exact_mut(rows.len()).enumerate() {
-                    store(position, rows.clone(), products);
-                }
-            })
+        let grain = Self::grain(member, matrix);
+        member.step(
+            matrix.rows.div_ceil(grain),
+            || (input(), self.tiles(member)),
+            |(x, [tile, ..]), units| {
+                self.multiply(member, matrix, items(units, grain, matrix.rows), x, tile, &mut store)
+            },
+        );
+    }
+
+    /// Claimed rows of a product.
+    fn multiply(
+        &self,
+        member: &Member<'_>,
+        matrix: &Matrix<'_>,
+        rows: Range<usize>,
+        x: &Activations<'_>,
+        tile: &mut [f32],
+        mut store: impl FnMut(usize, Range<usize>, &mut [f32]),
+    ) {
+        let products = rows.len() * x.positions;
+        let bytes = matrix.multiply(self.kernels, rows, x, tile, |rows, products| {
+            for (position, products) in products.chunks_exact_mut(rows.len()).enumerate() {
+                store(position, rows.clone(), products);
+            }
         });
+        self.tallies[member.index].add(bytes, products);
     }
 
     /// A product added to the residual stream.
-    fn product_to_stream(&self, member: Member<'_>, matrix: &Matrix<'_>, x: &Activations<'_>) {
+    fn product_to_stream<'x>(
+        &self,
+        member: &Member<'_>,
+        matrix: &Matrix<'_>,
+        input: impl FnOnce() -> Activations<'x>,
+    ) {
         let (stream, dim) = (self.buffers.stream, self.model.shape().dim);
-        self.product(member, matrix, x, |position, rows, products| {
+        self.product(member, matrix, input, |position, rows, products| {
             let at = position * dim;
-            // SAFETY: these rows are this member's share.
+            // SAFETY: these rows are claimed by this member.
             self.kernels.add(unsafe { stream.write(at + rows.start..at + rows.end) }, products);
         });
     }
 
-    /// Queries into their buffer; keys, turned by their positions, and values into the cache.
-    fn queries_keys_values(&self, member: Member<'_>, index: usize, layer: &Layer<'_>, x: &Activations<'_>) {
-        let (query, q_dim) = (self.buffers.query, self.model.shape().q_dim());
-        self.product(member, &layer.wq, x, |row, rows, products| {
-            let at = row * q_dim;
-            // SAFETY: these rows are this member's share.
-            unsafe { query.write(at + rows.start..at + rows.end) }.copy_from_slice(products);
-        });
-        let head_dim = self.model.shape().head_dim;
-        self.product(member, &layer.wk, x, |row, rows, products| {
-            let slot = self.slot(row);
-            for (head, first, part) in by_head(rows, head_dim, products) {
-                self.turn(row, first, part);
-                // SAFETY: these dimensions are this member's share; no two sequences share a page.
-                unsafe { self.kv.append_key(self.kernels, index, head, slot, first, part) };
-            }
-        });
-        self.product(member, &layer.wv, x, |row, rows, products| {
-            let slot = self.slot(row);
-            for (head, first, part) in by_head(rows, head_dim, products) {
-                // SAFETY: as above.
-                unsafe { self.kv.append_value(self.kernels, index, head, slot, first, part) };
+    /// Queries into their buffer; keys, turned by their positions, and values into the cache. One step, whose units are
+    /// those of the three matrices one after another.
+    fn queries_keys_values(&self, member: &Member<'_>, index: usize, layer: &Layer<'_>, norm: &Norm<'_, '_>) {
+        let (query, shape) = (self.buffers.query, self.model.shape());
+        let (q_dim, head_dim) = (shape.q_dim(), shape.head_dim);
+        let matrices = [&layer.wq, &layer.wk, &layer.wv];
+        let grains = matrices.map(|matrix| Self::grain(member, matrix));
+        let units = [0, 1, 2].map(|nth| matrices[nth].rows.div_ceil(grains[nth]));
+        let begin = || (norm.input(), self.tiles(member));
+        member.step(units.iter().sum(), begin, |(x, [tile, ..]), claimed| {
+            let mut first = 0;
+            for (nth, matrix) in matrices.into_iter().enumerate() {
+                let here = claimed.start.max(first)..claimed.end.min(first + units[nth]);
+                let here = here.start - first..here.end.max(here.start) - first;
+                first += units[nth];
+                let rows = items(here, grains[nth], matrix.rows);
+                self.multiply(member, matrix, rows, x, tile, |row, rows, products| {
+                    let at = row * q_dim;
+                    if nth == 0 {
+                        // SAFETY: these rows are claimed by this member.
+                        unsafe { query.write(at + rows.start..at + rows.end) }.copy_from_slice(products);
+                        return;
+                    }
+                    let slot = self.slot(row);
+                    for (head, first, part) in by_head(rows, head_dim, products) {
+                        // SAFETY: these dimensions are claimed by this member; no two sequences share a page.
+                        unsafe {
+                            if nth == 1 {
+                                self.turn(row, first, part);
+                                self.kv.append_key(self.kernels, index, head, slot, first, part);
+                            } else {
+                                self.kv.append_value(self.kernels, index, head, slot, first, part);
+                            }
+                        }
+                    }
+                });
             }
         });
     }
@@ -279,36 +297,23 @@ impl<'m> Pass<'_, 'm> {
         self.pages(row.slot).slot(row.position)
     }
 
-    /// Whether every member attends only with queries, keys and values that it computed itself, so that nobody need be
-    /// waited for in between.
-    fn heads_stay(&self, member: Member<'_>, layer: &Layer<'_>) -> bool {
-        let even = |matrix: &Matrix<'_>| {
-            let grain = Self::grain(member, matrix);
-            matrix.rows.is_multiple_of(grain * member.count)
-        };
-        // With one row heads are shared out in order; with a few, norms are each member's own, so that none of them
-        // can overwrite the input of another that is still multiplying.
-        self.batch.rows().len() == 1
-            && self.model.shape().n_kv_heads.is_multiple_of(member.count)
-            && [&layer.wq, &layer.wk, &layer.wv].into_iter().all(even)
-    }
-
     /// `silu(gate x) * (up x)`, both products for the same rows at a time, rounded to int8 blocks for `down`.
-    fn gate_and_up(&self, member: Member<'_>, layer: &Layer<'_>, x: &Activations<'_>) {
+    fn gate_and_up(&self, member: &Member<'_>, layer: &Layer<'_>, norm: &Norm<'_, '_>) {
         let ffn_dim = self.model.shape().ffn_dim;
-        let share = member.share(ffn_dim, ROW_TILE);
-        let [gate_tile, up_tile, tile] = self.tiles(member);
         let quantized = layer.down.ty.is_quantized();
-        self.count(member, 2 * share.len() * x.positions, || {
+        let begin = || (norm.input(), self.tiles(member));
+        member.step(ffn_dim.div_ceil(ROW_TILE), begin, |(x, [gate_tile, up_tile, tile]), claimed| {
+            let claimed = items(claimed, ROW_TILE, ffn_dim);
+            let products = 2 * claimed.len() * x.positions;
             let mut up_bytes = 0;
-            let gate_bytes = layer.gate.multiply(self.kernels, share, x, gate_tile, |rows, gates| {
+            let gate_bytes = layer.gate.multiply(self.kernels, claimed, x, gate_tile, |rows, gates| {
                 up_bytes += layer.up.multiply(self.kernels, rows.clone(), x, up_tile, |rows, ups| {
                     let hidden = &mut tile[..gates.len()];
                     self.kernels.silu_mul(gates, ups, hidden);
                     for (position, hidden) in hidden.chunks_exact(rows.len()).enumerate() {
                         let at = position * ffn_dim + rows.start;
-                        // SAFETY: these rows are this member's share; of a quantized matrix they are whole blocks,
-                        // since shares and tiles are multiples of a block long and so is the row.
+                        // SAFETY: these rows are claimed by this member; of a quantized matrix they are whole blocks,
+                        // since units and tiles are multiples of a block long and so is the row.
                         unsafe {
                             if quantized {
                                 self.buffers.hidden_input.round(self.kernels, at, hidden);
@@ -319,15 +324,8 @@ impl<'m> Pass<'_, 'm> {
                     }
                 });
             });
-            gate_bytes + up_bytes
+            self.tallies[member.index].add(gate_bytes + up_bytes, products);
         });
-    }
-
-    /// Books weight bytes and work of one product.
-    fn count(&self, member: Member<'_>, products: usize, multiply: impl FnOnce() -> u64) {
-        let bytes = multiply();
-        self.weight_bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.work[member.index].fetch_add(products as u64, Ordering::Relaxed);
     }
 
     /// Where a sequence's keys and values lie.
@@ -335,58 +333,60 @@ impl<'m> Pass<'_, 'm> {
         Pages::new(&self.tables[slot * self.pages_each..(slot + 1) * self.pages_each])
     }
 
-    /// Attention of this member's share, whose units are some positions of a KV head, or single heads where there are
-    /// few of them.
-    fn attention(&self, member: Member<'_>, index: usize, layer: &Layer<'_>) {
+    /// Attention, whose units are some positions of a KV head, or single heads where there are few of them.
+    fn attention(&self, member: &Member<'_>, index: usize, layer: &Layer<'_>) {
         let shape = self.model.shape();
         let (rows, runs) = (self.batch.rows(), self.batch.runs());
         let group = shape.n_heads / shape.n_kv_heads;
         let fair = rows.len() * shape.n_kv_heads / (4 * member.count);
         let chunk = (MOST_QUERIES / group).min(fair).max(1);
         let chunks: usize = runs.iter().map(|run| run.rows.len().div_ceil(chunk)).sum();
+        let begin = || self.tiles(member);
         if shape.n_kv_heads * chunks >= 4 * member.count {
-            for unit in member.share(shape.n_kv_heads * chunks, 1) {
-                let (kv_head, mut nth) = (unit / chunks, unit % chunks);
-                let mut of_runs = runs.iter();
-                let run = of_runs.find(|run| {
-                    let here = run.rows.len().div_ceil(chunk);
-                    let found = nth < here;
-                    nth -= if found { 0 } else { here };
-                    found
-                });
-                let run = run.expect("units are counted by runs");
-                let first = run.rows.start + nth * chunk;
-                for heads in in_pieces(kv_head * group..(kv_head + 1) * group, MOST_QUERIES) {
-                    self.attend(member, (index, layer), first..run.rows.end.min(first + chunk), heads);
+            member.step(shape.n_kv_heads * chunks, begin, |tiles, units| {
+                for unit in units {
+                    let (kv_head, mut nth) = (unit / chunks, unit % chunks);
+                    let mut of_runs = runs.iter();
+                    let run = of_runs.find(|run| {
+                        let here = run.rows.len().div_ceil(chunk);
+                        let found = nth < here;
+                        nth -= if found { 0 } else { here };
+                        found
+                    });
+                    let run = run.expect("units are counted by runs");
+                    let first = run.rows.start + nth * chunk;
+                    for heads in in_pieces(kv_head * group..(kv_head + 1) * group, MOST_QUERIES) {
+                        self.attend((index, layer), first..run.rows.end.min(first + chunk), heads, tiles);
+                    }
                 }
-            }
+            });
             return;
         }
-        let mut share = member.share(rows.len() * shape.n_heads, 1);
-        while !share.is_empty() {
-            let (row, head) = (share.start / shape.n_heads, share.start % shape.n_heads);
-            // As far as the KV head goes.
-            let end = ((head / group + 1) * group).min(head + share.len());
-            for heads in in_pieces(head..end, MOST_QUERIES) {
-                self.attend(member, (index, layer), row..row + 1, heads);
+        member.step(rows.len() * shape.n_heads, begin, |tiles, mut units| {
+            while !units.is_empty() {
+                let (row, head) = (units.start / shape.n_heads, units.start % shape.n_heads);
+                // As far as the KV head goes.
+                let end = ((head / group + 1) * group).min(head + units.len());
+                for heads in in_pieces(head..end, MOST_QUERIES) {
+                    self.attend((index, layer), row..row + 1, heads, tiles);
+                }
+                units.start += end - head;
             }
-            share.start += end - head;
-        }
+        });
     }
 
     /// Attention of heads that share a KV head, in some rows of one run: turns queries, attends, and rounds what they
     /// found to int8 blocks where blocks are inside heads.
     fn attend(
         &self,
-        member: Member<'_>,
         (index, layer): (usize, &Layer<'_>),
         rows: Range<usize>,
         heads: Range<usize>,
+        [q, out, _]: &mut [&mut [f32]; TILES],
     ) {
         let shape = self.model.shape();
         let (head_dim, width) = (shape.head_dim, heads.len() * shape.head_dim);
         let at = |row: usize| (row * shape.n_heads + heads.start) * head_dim;
-        let [q, out, _] = self.tiles(member);
         let (q, out) = (&mut q[..rows.len() * width], &mut out[..rows.len() * width]);
         for (row, q) in rows.clone().zip(q.chunks_exact_mut(width)) {
             // SAFETY: queries are only read in this step.
@@ -406,10 +406,10 @@ impl<'m> Pass<'_, 'm> {
             scale: 1.0 / libm::sqrtf(head_dim as f32),
             q,
         };
-        // SAFETY: keys and values are stored in another step, behind a barrier, or by this member.
+        // SAFETY: keys and values are stored in another step.
         unsafe { queries.attend(self.kernels, &self.kv, out) };
         for (row, out) in rows.clone().zip(out.chunks_exact(width)) {
-            // SAFETY: these heads in these rows are this member's share.
+            // SAFETY: these heads in these rows are claimed by this member.
             unsafe {
                 if self.rounds_heads(layer) {
                     self.buffers.input.round(self.kernels, at(row), out);
@@ -425,17 +425,91 @@ impl<'m> Pass<'_, 'm> {
         layer.wo.ty.is_quantized() && self.model.shape().head_dim.is_multiple_of(32)
     }
 
-    /// What attention found as the kernels want it; meets at a barrier if it is still to be rounded.
-    fn attended(&self, member: Member<'_>, layer: &Layer<'_>) -> Activations<'m> {
-        let (buffers, q_dim) = (&self.buffers, self.model.shape().q_dim());
-        if layer.wo.ty.is_quantized() && !self.rounds_heads(layer) {
-            let share = member.share(self.batch.rows().len() * q_dim, 32);
-            // SAFETY: attention's output is only read in this step; these blocks are this member's share.
-            unsafe { buffers.input.round(self.kernels, share.start, buffers.attended.read(share.clone())) };
-            self.meet(member, Step::Attention);
+    /// A step that rounds what attention found, if it is still to be done.
+    fn round_attended(&self, member: &Member<'_>, layer: &Layer<'_>) {
+        if !layer.wo.ty.is_quantized() || self.rounds_heads(layer) {
+            return;
         }
-        self.activations(buffers.attended, buffers.input, q_dim, &layer.wo)
+        let (buffers, elements) = (&self.buffers, self.batch.rows().len() * self.model.shape().q_dim());
+        member.step(
+            elements.div_ceil(32),
+            || (),
+            |(), units| {
+                let some = items(units, 32, elements);
+                // SAFETY: attention's output is only read in this step; these blocks are claimed by this member.
+                unsafe { buffers.input.round(self.kernels, some.start, buffers.attended.read(some)) };
+            },
+        );
+        self.meet(member, Step::Attention);
     }
+}
+
+/// A norm of some rows, for the step behind it.
+struct Norm<'n, 'm> {
+    pass: &'n Pass<'n, 'm>,
+    member: &'n Member<'n>,
+    weight: &'n [f32],
+    /// Rows of the stream; all if absent.
+    rows: Option<&'n [usize]>,
+    count: usize,
+    quantized: bool,
+}
+
+impl<'m> Norm<'_, 'm> {
+    /// Whether each member computes it for itself, in memory of its own.
+    fn is_alone(&self) -> bool {
+        self.count <= FEW
+    }
+
+    /// Computes some of the rows, the first of which is at element `first` of the results.
+    fn compute(&self, values: Shared<'m, f32>, blocks: Blocks<'m>, first: usize, rows: Range<usize>) {
+        let Pass { model, kernels, buffers, .. } = self.pass;
+        let (dim, eps) = (model.shape().dim, model.shape().norm_eps);
+        for index in rows {
+            let (from, to) = (self.rows.map_or(index, |rows| rows[index]) * dim, first + index * dim);
+            // SAFETY: the stream is only read in this step; row `index` of the result is claimed by this member, or in
+            // its own part.
+            let out = unsafe {
+                let (x, out) = (buffers.stream.read(from..from + dim), values.write(to..to + dim));
+                kernels.rms_norm(x, self.weight, eps, out);
+                out
+            };
+            if self.quantized {
+                // SAFETY: as above. Rows of quantized matrices are whole blocks, so no block belongs to two rows.
+                unsafe { blocks.round(kernels, to, out) };
+            }
+        }
+    }
+
+    /// The result as the kernels want it; for what begins the step behind.
+    fn input(&self) -> Activations<'m> {
+        let Pass { model, buffers, .. } = self.pass;
+        let dim = model.shape().dim;
+        let (values, blocks, first) = if self.is_alone() {
+            let first = self.member.index * (buffers.own.len() / self.pass.tallies.len());
+            self.compute(buffers.own, buffers.own_input, first, 0..self.count);
+            self.pass.lap(self.member, Step::Norm);
+            (buffers.own, buffers.own_input, first)
+        } else {
+            (buffers.normed, buffers.input, 0)
+        };
+        let elements = first..first + self.count * dim;
+        let of_blocks = if self.quantized { elements.clone() } else { 0..0 };
+        // SAFETY: in the step that uses them they are only read.
+        unsafe {
+            Activations {
+                k: dim,
+                positions: self.count,
+                values: values.read(elements),
+                blocks: blocks.read(of_blocks),
+            }
+        }
+    }
+}
+
+/// The items in some units of `grain` items, of `all`.
+fn items(units: Range<usize>, grain: usize, all: usize) -> Range<usize> {
+    (units.start * grain).min(all)..(units.end * grain).min(all)
 }
 
 /// Products of `rows` of a matrix with `head_dim` rows a head, by head: (head, first dimension, products).

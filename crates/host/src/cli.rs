@@ -56,6 +56,9 @@ pub enum Command {
     /// Measure ours and other engines in turns: who is faster, and how near to the machine's limits.
     #[cfg(feature = "llm-transformer")]
     Versus(commands::versus::Arguments),
+    /// Measure the engines that people choose between in five scenarios, and record every sample.
+    #[cfg(feature = "llm-transformer")]
+    Compare(commands::compare::Arguments),
 }
 
 impl Cli {
@@ -82,6 +85,8 @@ impl Cli {
             Command::Report(arguments) => commands::report::run(&arguments, out),
             #[cfg(feature = "llm-transformer")]
             Command::Versus(arguments) => commands::versus::run(&arguments, out),
+            #[cfg(feature = "llm-transformer")]
+            Command::Compare(arguments) => commands::compare::run(&arguments, out),
         }
     }
 }

@@ -4,6 +4,8 @@
 pub mod batch;
 #[cfg(feature = "llm-transformer")]
 pub mod bench;
+#[cfg(feature = "llm-transformer")]
+pub mod compare;
 pub mod convert;
 pub mod export;
 pub mod inspect;

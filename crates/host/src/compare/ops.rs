@@ -4,6 +4,23 @@ use barelm::llm::quant::{GgmlType, dequantize, quantize};
 use barelm_protocol::Op;
 use barelm_protocol::ops::{checksum, inputs, magnitude};
 
+/// All operations, as `docs/llm/PROTOCOL.md` lists them.
+pub const NAMES: [&str; 13] = [
+    "dot_product",
+    "matvec_384",
+    "matvec_q4_0",
+    "matmul",
+    "rms_norm",
+    "layer_norm",
+    "softmax",
+    "add",
+    "silu_mul",
+    "gelu",
+    "attention",
+    "q4_0_dequant",
+    "q8_0_dequant",
+];
+
 /// A checksum and how far from it an answer may be.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Reference {

@@ -157,7 +157,7 @@ fn weigh(quality: &mut Quality, said: &Said, exact: &[f32], vocab_size: usize) {
     let wrong = clear.iter().filter(|&&wrong| wrong).count();
     quality.top1_wrong = Some((wrong, clear.len()));
     quality.wrong = match quality.kl {
-        Some(kl) if !(kl <= WORST_KL) => {
+        Some(kl) if kl.is_nan() || kl > WORST_KL => {
             Some(format!("wrong predictions: {kl:.2} nats from exact arithmetic"))
         }
         _ if clear.len() >= 4 && wrong as f64 > WORST_SHARE * clear.len() as f64 => {

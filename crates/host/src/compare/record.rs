@@ -264,7 +264,7 @@ pub struct Visit {
     pub varied: usize,
     /// Nanoseconds from the first request being sent to the last one's end.
     pub elapsed_ns: u64,
-    /// Largest deviation of the engine's clock from ours, as a share of a request's time.
+    /// Median deviation of the engine's clock from ours, as a share of a request's time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_deviation: Option<f64>,
     /// Processors, memory, energy.
@@ -272,9 +272,14 @@ pub struct Visit {
 }
 
 impl Visit {
-    /// Whether its samples count.
+    /// Whether it has samples that nothing is wrong with.
+    pub fn measured(&self) -> bool {
+        matches!(self.outcome, Outcome::Measured | Outcome::Interrupted) && !self.requests.is_empty()
+    }
+
+    /// Whether they count: nobody else used the machine.
     pub fn counts(&self) -> bool {
-        matches!(self.outcome, Outcome::Measured | Outcome::Interrupted) && self.contended.is_none()
+        self.measured() && self.contended.is_none()
     }
 }
 
@@ -507,6 +512,9 @@ pub struct Summary {
     pub reason: Option<String>,
     /// Rounds that count, of those run.
     pub rounds: (usize, usize),
+    /// No round was undisturbed: the figures are those of rounds in which others used the machine, and there are no ratios.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub disturbed: bool,
     /// No other number of threads gives this engine more tokens a second in the case.
     pub best: bool,
     /// Distributions by name: `ttft_ms`, `tpot_ms`, `itl_ms`, `e2e_ms`, `queued_ms`, `load_ms`, `first_request_ms`.
@@ -574,5 +582,61 @@ pub fn parse(text: &str) -> Result<Vec<Row>, String> {
         Some(Row::Run(run)) if run.schema == SCHEMA => Ok(rows),
         Some(Row::Run(run)) => Err(format!("a record of schema {}, not {SCHEMA}", run.schema)),
         _ => Err("the first line is no `run`: this is no record of a comparison".into()),
+    }
+}
+
+/// Where the last figures in a record differ from these, which were computed from its samples.
+pub fn differing(rows: &[Row], summaries: &[Summary]) -> Vec<String> {
+    let last = |of: &Summary| {
+        rows.iter().rev().find_map(|row| match row {
+            Row::Summary(summary) => {
+                let same = summary.engine == of.engine
+                    && summary.model_sha256 == of.model_sha256
+                    && summary.case == of.case;
+                same.then_some(summary)
+            }
+            _ => None,
+        })
+    };
+    let mut differing = Vec::new();
+    for summary in summaries {
+        // Numbers that go through text come back with the last digits rounded.
+        let same = last(summary).is_none_or(|last| near(&to_value(last), &to_value(summary)));
+        if !same {
+            differing.push(format!("{} with {}, {}", summary.engine, summary.model, summary.label));
+        }
+    }
+    let computed = |of: &Summary| {
+        summaries.iter().any(|summary| {
+            summary.engine == of.engine && summary.model_sha256 == of.model_sha256 && summary.case == of.case
+        })
+    };
+    for row in rows {
+        if let Row::Summary(summary) = row
+            && !computed(summary)
+        {
+            differing
+                .push(format!("{} with {}, {}: no samples", summary.engine, summary.model, summary.label));
+        }
+    }
+    differing
+}
+
+fn to_value(summary: &Summary) -> Value {
+    serde_json::to_value(summary).expect("rows are JSON")
+}
+
+/// Whether two values are the same, numbers to within a billionth.
+fn near(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => {
+            let (Some(a), Some(b)) = (a.as_f64(), b.as_f64()) else { return a == b };
+            (a - b).abs() <= 1e-9 * a.abs().max(b.abs())
+        }
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| near(a, b)),
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| near(a, b)))
+        }
+        (a, b) => a == b,
     }
 }

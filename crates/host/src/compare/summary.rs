@@ -99,6 +99,8 @@ impl<'r> Group<'r> {
             && a.engine.crippled.is_none()
             && b.engine.crippled.is_none()
             && a.engine.device == b.engine.device
+            && !self.disturbed()
+            && !ours.disturbed()
     }
 
     fn same_but_threads(&self, other: &Self) -> bool {
@@ -111,7 +113,13 @@ impl<'r> Group<'r> {
         if self.wrong.is_some() {
             return BTreeMap::new();
         }
-        self.visits.iter().filter(|visit| visit.counts()).map(|visit| (visit.round, *visit)).collect()
+        let wanted = |visit: &&&Visit| if self.disturbed() { visit.measured() } else { visit.counts() };
+        self.visits.iter().filter(wanted).map(|visit| (visit.round, *visit)).collect()
+    }
+
+    /// Whether no round was left in peace; then those that were not are better than nothing, as long as it is said.
+    fn disturbed(&self) -> bool {
+        !self.visits.iter().any(|visit| visit.counts()) && self.visits.iter().any(|visit| visit.measured())
     }
 
     /// Samples by round; rounds that do not count are empty.
@@ -283,10 +291,14 @@ impl<'r> Group<'r> {
         if self.visits.iter().any(|visit| visit.outcome == Outcome::Interrupted) {
             remarks.push("interrupted".into());
         }
-        let mut dropped: Vec<String> =
-            self.visits.iter().filter_map(|visit| visit.contended.clone()).collect();
-        dropped.dedup();
-        remarks.extend(dropped.into_iter().map(|why| format!("a round was dropped: {why}")));
+        let contended: Vec<&str> =
+            self.visits.iter().filter_map(|visit| visit.contended.as_deref()).collect();
+        let disturbed = !good.is_empty() && self.disturbed();
+        if disturbed {
+            remarks.push(format!("no round was undisturbed, so there are no ratios: {}", contended[0]));
+        } else if !contended.is_empty() {
+            remarks.push(format!("{} visits were dropped: {}", contended.len(), contended[0]));
+        }
         if let Some(why) = &first.engine.crippled {
             remarks.push(format!("crippled build, no ratios: {why}"));
         }
@@ -306,6 +318,7 @@ impl<'r> Group<'r> {
             label: case.label(),
             reason,
             rounds: (good.len(), attempted.len()),
+            disturbed,
             best: false,
             distributions,
             figures,

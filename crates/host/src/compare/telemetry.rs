@@ -80,7 +80,7 @@ impl Sampler {
 }
 
 /// A process and all that it started.
-fn tree(process: u32) -> Vec<u32> {
+pub fn tree(process: u32) -> Vec<u32> {
     let mut all = vec![process];
     let mut at = 0;
     while at < all.len() {

@@ -7,13 +7,13 @@ use barelm_protocol::{Done, Finish, Reply, Request, Submit, now_ns};
 
 use super::process::{Process, Trouble, unexpected};
 use super::record::{Answer, Arrival, Case, Sample};
-use super::stats::poisson;
+use super::stats::{poisson, quantile};
 use crate::prompt::random_ids;
 
 /// How much longer or shorter than by our clock an answer may take by the engine's: a share, and what waking up costs.
 const CLOCK_SHARE: f64 = 0.02;
 /// See [`CLOCK_SHARE`].
-const CLOCK_SLACK_NS: u64 = 5_000_000;
+const CLOCK_SLACK_NS: u64 = 2_000_000;
 /// How often to look whether to stop.
 const LOOK_NS: u64 = 200_000_000;
 /// Different prompts of a case: requests take turns with them, so that answers to the same one can be compared.
@@ -45,7 +45,7 @@ pub struct Measured {
     pub varied: usize,
     /// From the first sending to the last end.
     pub elapsed_ns: u64,
-    /// Largest deviation of clocks, as a share.
+    /// Median deviation of clocks, as a share.
     pub clock_deviation: f64,
     /// Whoever measured was stopped.
     pub interrupted: bool,
@@ -82,10 +82,12 @@ pub fn visit(
         begun: 0,
         next_id: 0,
         sent: 0,
+        deviations: Vec::new(),
     };
     visitor.measured.answers =
         visitor.prompts.iter().map(|(seed, _)| Answer { seed: *seed, ids: Vec::new() }).collect();
     let result = visitor.first().and_then(|()| visitor.steady(until, stop));
+    let result = result.and_then(|()| visitor.judge_clock());
     let mut measured = visitor.measured;
     measured.requests.sort_by_key(|sample| sample.sent_ns);
     (measured, result)
@@ -101,6 +103,8 @@ struct Visitor<'v> {
     next_id: u64,
     /// Requests of the steady state.
     sent: usize,
+    /// Of the clocks, of each request.
+    deviations: Vec<f64>,
 }
 
 impl Visitor<'_> {
@@ -157,7 +161,7 @@ impl Visitor<'_> {
     ) -> Result<(), Trouble> {
         let deviation =
             contradiction(done, stamps, self.case.output_tokens, sent, ended).map_err(Trouble::Failed)?;
-        self.measured.clock_deviation = self.measured.clock_deviation.max(deviation);
+        self.deviations.push(deviation);
         let answer = &mut self.measured.answers[prompt].ids;
         if answer.is_empty() {
             answer.clone_from(&done.ids);
@@ -165,6 +169,23 @@ impl Visitor<'_> {
             self.measured.varied += 1;
         }
         Ok(())
+    }
+
+    /// A single request may be late because somebody else used the processor; a wrong clock is wrong about most of them.
+    fn judge_clock(&mut self) -> Result<(), Trouble> {
+        self.deviations.sort_unstable_by(f64::total_cmp);
+        if self.deviations.is_empty() {
+            return Ok(());
+        }
+        let median = quantile(&self.deviations, 0.5);
+        self.measured.clock_deviation = median;
+        match median > CLOCK_SHARE {
+            true => Err(Trouble::Failed(format!(
+                "wrong clock: its times and ours differ by {:.0} % in half of its answers",
+                median * 100.0
+            ))),
+            false => Ok(()),
+        }
     }
 
     /// All further requests, as the case says.
@@ -287,15 +308,7 @@ fn contradiction(done: &Done, stamps: &[u64], tokens: usize, sent: u64, ended: u
     }
     let (ours, theirs) = (ended - sent, done.prefill_ns + done.decode_ns);
     let off = ours.abs_diff(theirs);
-    let share = off as f64 / ours.max(1) as f64;
-    if off > CLOCK_SLACK_NS && share > CLOCK_SHARE {
-        return Err(format!(
-            "wrong clock: says it took {:.1} ms, by ours it was {:.1} ms",
-            theirs as f64 / 1e6,
-            ours as f64 / 1e6
-        ));
-    }
-    Ok(if off > CLOCK_SLACK_NS { share } else { 0.0 })
+    Ok(if off > CLOCK_SLACK_NS { off as f64 / ours.max(1) as f64 } else { 0.0 })
 }
 
 #[cfg(test)]

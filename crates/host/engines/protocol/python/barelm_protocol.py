@@ -505,6 +505,6 @@ def serve_short(backend, first, sink):
         for index, line in enumerate(lines):
             try:
                 answer = short_form.measure(backend, line, b"\n".join(lines[index:]))
-            except (Refused, short_form.Wrong) as why:
-                answer = {"error": str(why)}
+            except Exception as error:
+                answer = {"error": str(error) if isinstance(error, short_form.Wrong) else told(error)}
             out.write((json.dumps(answer, ensure_ascii=False) + "\n").encode())

@@ -43,7 +43,10 @@ def tokenize(model, text):
         raise Wrong("a text is tokenized by the program `barelm`, which is not on the search path; set BARELM, or give `prompt_ids`")
     line = json.dumps({"text": text}) + "\n"
     command = [program, "tokenize", model, "--jsonl"]
-    result = subprocess.run(command, input=line, capture_output=True, text=True)
+    try:
+        result = subprocess.run(command, input=line, capture_output=True, text=True)
+    except OSError as error:
+        raise Wrong(f"a text is tokenized by the program `barelm`: {program}: {error.strerror}; set BARELM, or give `prompt_ids`") from None
     if result.returncode != 0:
         raise Wrong(result.stderr.strip() or f"{program} failed")
     return json.loads(result.stdout)["ids"]

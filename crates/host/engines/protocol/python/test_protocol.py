@@ -209,6 +209,17 @@ class ShortForm(unittest.TestCase):
         with self.assertRaisesRegex(short_form.Wrong, "unavailable: broken"):
             short_form.measure(Counters(failure={"unavailable": "broken"}), b'{"prompt_ids":[1]}', b"")
 
+    def test_a_missing_tokenizer_is_named(self):
+        before = os.environ.get("BARELM")
+        os.environ["BARELM"] = "/nonexistent/barelm"
+        try:
+            with self.assertRaisesRegex(short_form.Wrong, "/nonexistent/barelm"):
+                short_form.tokenize(str(TINY), "Hello")
+        finally:
+            os.environ.pop("BARELM")
+            if before is not None:
+                os.environ["BARELM"] = before
+
     def test_quantiles_lie_between_values(self):
         self.assertEqual(short_form.quantile([1, 2, 3, 4], 0.5), 2.5)
         self.assertEqual(short_form.quantile([7], 0.99), 7)

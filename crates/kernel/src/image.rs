@@ -4,8 +4,8 @@
 //! 1. [`options`] is the boot command line.
 //! 2. `run` is the list of steps.
 //! 3. `model` finds and loads the model, `suite` runs the benchmarks, `hash` fingerprints the arithmetic,
-//!    `generation` lets the model answer, `shell` asks for more.
-//! 4. `keys` is what is typed there, [`line`](mod@line) edits it, [`command`] understands it; [`cpu`] names the processor.
+//!    `generation` lets the model answer, `trace` says where the time went, `shell` asks for more and `chat` remembers.
+//! 4. `keys` is what is typed there, [`line`](mod@line) edits it, [`command`] understands it, [`settings`] is what `set` changes; [`cpu`] names the processor.
 //! 5. [`fault`] names what `inject` breaks on request; [`syndrome`] reads the processor's account of it, [`checksum`]
 //!    finds what it says nothing about.
 //!
@@ -17,8 +17,11 @@ pub mod cpu;
 pub mod fault;
 pub mod line;
 pub mod options;
+pub mod settings;
 pub mod syndrome;
 
+#[cfg(target_os = "none")]
+mod chat;
 #[cfg(target_os = "none")]
 mod generation;
 #[cfg(target_os = "none")]
@@ -35,6 +38,8 @@ mod run;
 mod shell;
 #[cfg(target_os = "none")]
 mod suite;
+#[cfg(target_os = "none")]
+mod trace;
 
 #[cfg(target_os = "none")]
 pub use run::run;

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::setup::Need;
 use crate::toolchain::BARE_METAL;
-use crate::{Failure, boards, dist, example, gate, qemu, setup, steps, symbolize, versus};
+use crate::{Failure, boards, dist, example, gate, qemu, setup, steps, symbolize, trace, versus};
 
 /// BareLM's driver: everything a person or CI runs.
 #[derive(Debug, Parser)]
@@ -34,6 +34,8 @@ enum Command {
     Versus(versus::Arguments),
     /// Name functions and lines for the addresses of a failure's report.
     Symbolize(symbolize::Arguments),
+    /// Let a model answer in QEMU and write where the time went, for a trace viewer.
+    Trace(trace::Arguments),
     /// Run everything CI runs.
     Test(steps::Arguments),
 }
@@ -57,6 +59,7 @@ impl Cli {
             Command::Bench(arguments) => gate::run(&arguments),
             Command::Versus(arguments) => versus::run(&arguments),
             Command::Symbolize(arguments) => symbolize::run(&arguments),
+            Command::Trace(arguments) => trace::run(&arguments),
             Command::Test(arguments) => Ok(steps::run(&arguments)),
         }
     }

@@ -81,6 +81,8 @@ pub enum Console {
     Shown,
     /// Only kept.
     Kept,
+    /// A pseudo-terminal, for a program to type at.
+    Terminal,
     /// Handed to the user, both ways; nothing is kept, no time limit.
     Interactive,
 }
@@ -124,6 +126,11 @@ impl Outcome {
     }
 }
 
+/// Where a copy of what a pseudo-terminal shows is kept: what nobody has read when the machine ends is lost there.
+pub fn terminal_log() -> PathBuf {
+    crate::target_folder().join("terminal.log")
+}
+
 impl Boot {
     /// The command line of the emulator.
     pub fn command(&self, console: Console) -> Command {
@@ -140,7 +147,12 @@ impl Boot {
         } else {
             qemu.args(["-display", "none", "-monitor", "none"]);
             (0..self.uart).for_each(|_| _ = qemu.args(["-serial", "null"]));
-            qemu.args(["-serial", "stdio"]);
+            if console == Console::Terminal {
+                qemu.args(["-serial", "chardev:pty", "-chardev"]);
+                qemu.arg(format!("pty,id=pty,logfile={}", terminal_log().display()));
+            } else {
+                qemu.args(["-serial", "stdio"]);
+            }
         }
         if self.icount {
             qemu.args(["-icount", "shift=0"]);

@@ -4,14 +4,15 @@
 //!    [`device_trees`].
 //! 2. [`image`] builds the bare-metal image; [`elf`] turns it into raw bytes; [`boards`] makes a board's SD card of it,
 //!    and [`sd`] writes the card.
-//! 3. [`qemu`] boots it: [`boot_words`] says what it is to do, [`guest`] runs the emulator, [`records`] reads its
-//!    measurements.
+//! 3. [`qemu`] boots it: [`boot_words`] says what it is to do, [`guest`] runs the emulator, [`terminal`] types at
+//!    it, [`records`] reads its measurements.
 //! 4. [`example`] does both for the minimal kernel that takes the library as others would.
 //! 5. [`dist`] builds static programs for Linux.
 //! 6. [`gate`] compares instruction counts with their baseline.
 //! 7. [`versus`] compares ours with llama.cpp.
 //! 8. [`symbolize`] names the addresses of a failure's report.
-//! 9. [`steps`] is everything CI runs.
+//! 9. [`trace`] makes a file for a trace viewer of what the image recorded.
+//! 10. [`steps`] is everything CI runs.
 
 mod boards;
 mod boot_words;
@@ -35,7 +36,9 @@ mod sd;
 mod setup;
 mod steps;
 mod symbolize;
+mod terminal;
 mod toolchain;
+mod trace;
 mod versus;
 
 use std::path::{Path, PathBuf};

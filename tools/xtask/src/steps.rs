@@ -5,8 +5,9 @@
 //! 3. [`boots`] boots the image as a table of cases says.
 //! 4. [`faults`] raises faults in boots of their own and reads the reports.
 //! 5. [`boards`] boots it on other machines, at every exception level, with real boards' device trees.
-//! 6. [`example`] boots another kernel that takes the library.
-//! 7. [`exact`] is the instruction gate, and the proof that it fails when it must.
+//! 6. [`shell`] types at the image's shell.
+//! 7. [`example`] boots another kernel that takes the library.
+//! 8. [`exact`] is the instruction gate, and the proof that it fails when it must.
 //!
 //! A step that cannot run here is skipped, says why and is counted.
 
@@ -17,6 +18,7 @@ mod exact;
 mod example;
 mod faults;
 mod host;
+mod shell;
 
 use std::cell::OnceCell;
 use std::io::{BufRead, BufReader, Write};
@@ -140,6 +142,7 @@ fn all() -> Vec<Step> {
     steps.extend(boots::steps());
     steps.extend(faults::steps());
     steps.extend(boards::steps());
+    steps.extend(shell::steps());
     steps.extend(example::steps());
     steps.extend(exact::steps());
     steps

@@ -9,13 +9,15 @@ use core::ops::ControlFlow;
 use super::keys::Keys;
 use super::model::Loaded;
 use super::options::Source;
+use super::settings::Settings;
+use super::trace;
 use crate::boot::clock::seconds_since;
 use crate::boot::{Step, begin, heap_free};
 use crate::console;
 use crate::console_line as line;
 use crate::llm::benchmarks::{Clock, ClockKind};
 use crate::llm::chat::{ChatError, ChatTemplate, Role};
-use crate::llm::generate::{GenerateConfig, generate};
+use crate::llm::generate::{GenerateConfig, Generated, generate};
 use crate::llm::plan::{Plan, SessionConfig, Shortfall};
 use crate::llm::pool::Team;
 use crate::llm::sampler::{Sampler, SamplerConfig};
@@ -40,6 +42,8 @@ pub struct Request {
     pub ids: Vec<u32>,
     /// Tokens to generate at most.
     pub tokens: usize,
+    /// How they are picked.
+    pub sampler: SamplerConfig,
     /// The session that holds both.
     pub config: SessionConfig,
 }
@@ -49,17 +53,16 @@ impl Request {
     pub fn new(
         loaded: &Loaded,
         prompt: Option<&str>,
-        raw: bool,
-        tokens: usize,
+        settings: &Settings,
         team: &dyn Team,
     ) -> Result<Self, String> {
         let prompt = prompt.unwrap_or(default_prompt(loaded.source));
-        let ids = encode(loaded, prompt, raw)?;
-        let tokens = room(&ids, tokens, loaded.model.shape().context_length)?;
+        let ids = encode(loaded, prompt, settings.raw)?;
+        let tokens = room(&ids, settings.tokens, loaded.model.shape().context_length)?;
         let config =
             SessionConfig { context: ids.len() + tokens, members: team.size(), ..SessionConfig::default() };
         plan(loaded, &config)?;
-        Ok(Request { prompt: prompt.to_string(), ids, tokens, config })
+        Ok(Request { prompt: prompt.to_string(), ids, tokens, sampler: settings.sampler, config })
     }
 }
 
@@ -70,6 +73,7 @@ pub fn run(
     kernels: &'static Kernels,
     team: &dyn Team,
     speaker: &Speaker<'_>,
+    traced: bool,
 ) -> Result<(), String> {
     begin(Step::Session);
     let mut memory = memory(loaded, &request.config, true)?;
@@ -78,7 +82,11 @@ pub fn run(
 
     begin(Step::Generation);
     line!("prompt: {}", request.prompt);
+    if traced {
+        trace::begin(&mut session);
+    }
     speaker.answer(&mut session, request)?;
+    trace::print(&session, speaker.clock);
     units(&session)
 }
 
@@ -160,23 +168,40 @@ pub struct Speaker<'l> {
 impl Speaker<'_> {
     /// Writes the answer on the console as it is made, then how fast. Ctrl-C on the console ends it.
     pub fn answer(&self, session: &mut Session<'_>, request: &Request) -> Result<(), String> {
-        self.loaded.verify()?;
-        let (prompt, room) = (&request.ids[..], request.tokens);
-        let vocab_size = self.loaded.model.shape().vocab_size;
-        let mut sampler =
-            Sampler::try_new(SamplerConfig::default(), vocab_size).map_err(|e| e.to_string())?;
         let mut ids = Vec::new();
-        ids.try_reserve_exact(if self.print_ids { room } else { 0 })
-            .map_err(|_| format!("tokens={room}: no memory for so many ids"))?;
-        let config = GenerateConfig { max_tokens: room, ignore_stop: false };
+        ids.try_reserve_exact(if self.print_ids { request.tokens } else { 0 })
+            .map_err(|_| format!("tokens={}: no memory for so many ids", request.tokens))?;
+        let Request { ids: prompt, tokens, sampler, .. } = request;
+        let generated = self.say(session, prompt, *tokens, *sampler, &mut |id, _| {
+            if ids.len() < ids.capacity() {
+                ids.push(id);
+            }
+        })?;
+        if self.print_ids {
+            let ids: Vec<String> = ids[..generated.tokens].iter().map(u32::to_string).collect();
+            line!("generated ids: {}", ids.join(","));
+        }
+        Ok(())
+    }
+
+    /// Continues the session by `prompt` and up to `tokens` tokens, each of which goes to the console and to `heard`.
+    pub fn say(
+        &self,
+        session: &mut Session<'_>,
+        prompt: &[u32],
+        tokens: usize,
+        sampler: SamplerConfig,
+        heard: &mut dyn FnMut(u32, &str),
+    ) -> Result<Generated, String> {
+        self.loaded.verify()?;
+        let vocab_size = self.loaded.model.shape().vocab_size;
+        let mut sampler = Sampler::try_new(sampler, vocab_size).map_err(|e| e.to_string())?;
+        let config = GenerateConfig { max_tokens: tokens, ignore_stop: false };
         let start = self.clock.now();
         let mut first_s = None;
-        let print_ids = self.print_ids;
         let generated = generate(session, &self.loaded.tokenizer, &mut sampler, prompt, config, |step| {
             first_s.get_or_insert_with(|| seconds_since(self.clock, start));
-            if print_ids && ids.len() < room {
-                ids.push(step.id);
-            }
+            heard(step.id, step.text);
             console::print(format_args!("{}", step.text));
             if self.keys.interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
@@ -184,10 +209,6 @@ impl Speaker<'_> {
         let generated = generated.map_err(|error| error.to_string())?;
         let all_s = seconds_since(self.clock, start);
         let first_s = first_s.unwrap_or(all_s);
-        if print_ids {
-            let ids: Vec<String> = ids[..generated.tokens].iter().map(u32::to_string).collect();
-            line!("generated ids: {}", ids.join(","));
-        }
         let emulated = match self.clock.kind() {
             ClockKind::Emulated => " (emulated: no speed of any machine)",
             ClockKind::Wall => "",
@@ -197,9 +218,9 @@ impl Speaker<'_> {
             "speed: prompt of {} tokens {:.2} tok/s, first token after {first_s:.2} s, then {:.2} tok/s{emulated}",
             prompt.len(),
             prompt.len() as f64 / first_s,
-            (generated.tokens - 1) as f64 / (all_s - first_s).max(1e-9),
+            generated.tokens.saturating_sub(1) as f64 / (all_s - first_s).max(1e-9),
         );
-        Ok(())
+        Ok(generated)
     }
 }
 

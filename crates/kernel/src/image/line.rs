@@ -1,7 +1,8 @@
 //! A line of input with editing and history: bytes from a terminal in, bytes for its screen and finished lines out.
 //!
-//! Knows the keys of an ANSI terminal: backspace, Ctrl-U (erase all), Ctrl-C (give up the line), Enter, and up and
-//! down for earlier lines. The cursor stays at the end.
+//! Knows the keys of an ANSI terminal: arrows, Home, End, Delete, backspace, Ctrl-A and Ctrl-E (to either end), Ctrl-K
+//! and Ctrl-U (erase the rest, or all), Ctrl-W (erase a word), Ctrl-C (give up the line), Enter, and up and down for
+//! earlier lines. Every character is taken to be one column wide, and a line to fit into the terminal's.
 
 use core::fmt;
 
@@ -31,14 +32,16 @@ enum Escape {
     None,
     /// Behind ESC.
     Begun,
-    /// Behind `ESC [` or `ESC O`.
-    Control,
+    /// Behind `ESC [` or `ESC O`, with the number read so far.
+    Control(u8),
 }
 
 /// A line being typed, and those before it.
 #[derive(Debug)]
 pub struct LineEditor {
     line: String<LONGEST>,
+    /// Where the next character goes, in bytes.
+    cursor: usize,
     /// Bytes of a character that is not whole yet.
     partial: heapless::Vec<u8, 4>,
     escape: Escape,
@@ -60,6 +63,7 @@ impl LineEditor {
     pub const fn new() -> Self {
         LineEditor {
             line: String::new(),
+            cursor: 0,
             partial: heapless::Vec::new(),
             escape: Escape::None,
             history: HistoryBuf::new(),
@@ -76,6 +80,7 @@ impl LineEditor {
     /// Empties the line for the next one.
     pub fn clear(&mut self) {
         self.line.clear();
+        self.cursor = 0;
         self.partial.clear();
         self.back = 0;
     }
@@ -85,13 +90,21 @@ impl LineEditor {
         let after_return = core::mem::replace(&mut self.returned, byte == b'\r');
         match (self.escape, byte) {
             (Escape::None, 0x1b) => self.escape = Escape::Begun,
-            (Escape::Begun, b'[' | b'O') => self.escape = Escape::Control,
-            (Escape::Control, b'0'..=b'9' | b';') => {}
-            (Escape::Control, _) => {
+            (Escape::Begun, b'[' | b'O') => self.escape = Escape::Control(0),
+            (Escape::Control(number), b'0'..=b'9') => {
+                self.escape = Escape::Control(number.saturating_mul(10).saturating_add(byte - b'0'));
+            }
+            (Escape::Control(_), b';') => self.escape = Escape::Control(0),
+            (Escape::Control(number), _) => {
                 self.escape = Escape::None;
-                match byte {
-                    b'A' => self.recall(self.back + 1, screen)?,
-                    b'B' if self.back > 0 => self.recall(self.back - 1, screen)?,
+                match (byte, number) {
+                    (b'A', _) => self.recall(self.back + 1, screen)?,
+                    (b'B', _) if self.back > 0 => self.recall(self.back - 1, screen)?,
+                    (b'C', _) => self.right(screen)?,
+                    (b'D', _) => self.left(screen)?,
+                    (b'H', _) | (b'~', 1 | 7) => self.home(screen)?,
+                    (b'F', _) | (b'~', 4 | 8) => self.end(screen)?,
+                    (b'~', 3) => self.erase(self.cursor..self.next(), screen)?,
                     _ => {}
                 }
             }
@@ -113,11 +126,17 @@ impl LineEditor {
             }
             (Escape::None, 0x08 | 0x7f) => {
                 self.partial.clear();
-                if self.line.pop().is_some() {
-                    screen.write_str("\x08 \x08")?;
-                }
+                self.erase(self.previous()..self.cursor, screen)?;
             }
+            (Escape::None, 0x01) => self.home(screen)?,
+            (Escape::None, 0x05) => self.end(screen)?,
+            (Escape::None, 0x0b) => self.erase(self.cursor..self.line.len(), screen)?,
             (Escape::None, 0x15) => self.show("", screen)?,
+            (Escape::None, 0x17) => {
+                let before = self.line[..self.cursor].trim_end_matches(' ');
+                let word = before.rfind(' ').map_or(0, |blank| blank + 1);
+                self.erase(word..self.cursor, screen)?;
+            }
             (Escape::None, byte) if byte >= b' ' => self.append(byte, screen)?,
             (Escape::None, _) => {}
         }
@@ -130,10 +149,11 @@ impl LineEditor {
             self.partial.clear();
         }
         match core::str::from_utf8(&self.partial) {
-            Ok(text) => {
-                let shown = if self.line.push_str(text).is_ok() { text } else { "\x07" };
-                screen.write_str(shown)?;
-                self.partial.clear();
+            Ok(_) => {
+                let whole = core::mem::take(&mut self.partial);
+                // Just found to be UTF-8.
+                let text = core::str::from_utf8(&whole).unwrap_or_default();
+                self.insert(text, screen)?;
             }
             Err(error) if error.error_len().is_some() => {
                 self.partial.clear();
@@ -144,14 +164,99 @@ impl LineEditor {
         Ok(())
     }
 
+    /// Puts `text` in at the cursor; a bell if there is no room.
+    fn insert(&mut self, text: &str, screen: &mut dyn fmt::Write) -> fmt::Result {
+        if self.line.len() + text.len() > LONGEST {
+            return screen.write_str("\x07");
+        }
+        let tail = self.cut(self.cursor);
+        // There is room: just checked.
+        let _ = self.line.push_str(text).and_then(|()| self.line.push_str(&tail));
+        self.cursor += text.len();
+        screen.write_str(text)?;
+        self.redraw(&tail, 0, screen)
+    }
+
+    /// Takes a part of the line out, at one end of which the cursor stands.
+    fn erase(&mut self, part: core::ops::Range<usize>, screen: &mut dyn fmt::Write) -> fmt::Result {
+        if part.is_empty() {
+            return Ok(());
+        }
+        let gone = self.line[part.clone()].chars().count();
+        for _ in self.line[part.start..self.cursor].chars() {
+            screen.write_str("\x08")?;
+        }
+        let tail = self.cut(part.end);
+        self.line.truncate(part.start);
+        let _ = self.line.push_str(&tail);
+        self.cursor = part.start;
+        self.redraw(&tail, gone, screen)
+    }
+
+    /// Cuts the line at `at` and gives what came behind.
+    fn cut(&mut self, at: usize) -> String<LONGEST> {
+        let mut tail = String::new();
+        // It fits: it came from such a line.
+        let _ = tail.push_str(&self.line[at..]);
+        self.line.truncate(at);
+        tail
+    }
+
+    /// Shows what is behind the cursor, `gone` columns shorter than before, and goes back to it.
+    fn redraw(&self, tail: &str, gone: usize, screen: &mut dyn fmt::Write) -> fmt::Result {
+        screen.write_str(tail)?;
+        (0..gone).try_for_each(|_| screen.write_str(" "))?;
+        (0..tail.chars().count() + gone).try_for_each(|_| screen.write_str("\x08"))
+    }
+
+    /// Where the character before the cursor begins.
+    fn previous(&self) -> usize {
+        self.cursor - self.line[..self.cursor].chars().next_back().map_or(0, char::len_utf8)
+    }
+
+    /// Where the character at the cursor ends.
+    fn next(&self) -> usize {
+        self.cursor + self.line[self.cursor..].chars().next().map_or(0, char::len_utf8)
+    }
+
+    fn left(&mut self, screen: &mut dyn fmt::Write) -> fmt::Result {
+        let to = self.previous();
+        if to < self.cursor {
+            screen.write_str("\x08")?;
+        }
+        self.cursor = to;
+        Ok(())
+    }
+
+    fn right(&mut self, screen: &mut dyn fmt::Write) -> fmt::Result {
+        let to = self.next();
+        screen.write_str(&self.line[self.cursor..to])?;
+        self.cursor = to;
+        Ok(())
+    }
+
+    fn home(&mut self, screen: &mut dyn fmt::Write) -> fmt::Result {
+        for _ in self.line[..self.cursor].chars() {
+            screen.write_str("\x08")?;
+        }
+        self.cursor = 0;
+        Ok(())
+    }
+
+    fn end(&mut self, screen: &mut dyn fmt::Write) -> fmt::Result {
+        screen.write_str(&self.line[self.cursor..])?;
+        self.cursor = self.line.len();
+        Ok(())
+    }
+
     /// Replaces the line by `text`, on the screen too.
     fn show(&mut self, text: &str, screen: &mut dyn fmt::Write) -> fmt::Result {
-        for _ in self.line.chars() {
-            screen.write_str("\x08 \x08")?;
-        }
+        self.end(screen)?;
+        self.erase(0..self.line.len(), screen)?;
         self.clear();
         // History holds only lines that fit.
         let _ = self.line.push_str(text);
+        self.cursor = self.line.len();
         screen.write_str(text)
     }
 
@@ -204,7 +309,12 @@ mod tests {
             (b"wrong\x15right\r", "right"),
             ("ä€\x7fö\r".as_bytes(), "äö"),
             (b"a\xc3\x28b\r", "ab"),
-            (b"left\x1b[D\x1b[3~\x1bOHx\r", "leftx"),
+            (b"left\x1b[D\x1b[3~\x1bOHx\r", "xlef"),
+            (b"bc\x01a\x05d\r", "abcd"),
+            (b"one two  \x17three\r", "one three"),
+            (b"keep rest\x1b[1~\x1b[C\x1b[C\x1b[C\x1b[C\x0b\r", "keep"),
+            ("äöü\x1b[D\x1b[D\x7fx\r".as_bytes(), "xöü"),
+            (b"ab\x1b[4~\x1b[8~\x1b[7~\x1b[99999~\x1b[3~\r", "b"),
             (b"tab\there\r", "tabhere"),
         ] {
             assert_eq!(typed(&mut LineEditor::new(), keys).0, [line], "{keys:?}");
@@ -215,6 +325,8 @@ mod tests {
     fn erasing_clears_the_screen_too() {
         let (_, screen) = typed(&mut LineEditor::new(), "é\x7f".as_bytes());
         assert_eq!(screen, "é\x08 \x08");
+        let (_, screen) = typed(&mut LineEditor::new(), b"abc\x1b[D\x7f");
+        assert_eq!(screen, "abc\x08\x08c \x08\x08");
     }
 
     #[test]
@@ -258,16 +370,54 @@ mod tests {
         assert_eq!(lines[0].len(), LONGEST);
     }
 
-    #[test]
-    fn any_bytes_are_survived() {
-        let (mut editor, mut screen) = (LineEditor::new(), Text::new());
-        let mut random = 1u64;
-        for _ in 0..100_000 {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            if editor.feed((random >> 56) as u8, &mut screen) == Ok(Event::Line) {
-                editor.clear();
+    /// A terminal of one line that never ends: what is on it, and where its cursor stands.
+    #[derive(Default)]
+    struct Terminal {
+        cells: Vec<char>,
+        column: usize,
+    }
+
+    impl fmt::Write for Terminal {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            for character in text.chars() {
+                match character {
+                    '\n' => *self = Terminal::default(),
+                    '\x08' => self.column = self.column.checked_sub(1).expect("left of the line"),
+                    '\x07' => {}
+                    _ => {
+                        if self.column == self.cells.len() {
+                            self.cells.push(' ');
+                        }
+                        self.cells[self.column] = character;
+                        self.column += 1;
+                    }
+                }
             }
-            assert!(editor.line().len() <= LONGEST);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_survived_and_the_screen_shows_the_line() {
+        // All bytes alike, and mostly those that mean something.
+        let keys = b"ab \xc3\xa4\x1b[ABCDHF13478~;O\x7f\x01\x05\x0b\x15\x17\x03\r\n\x04";
+        for (seed, limit) in [(1, 256), (2, keys.len()), (3, keys.len()), (4, 256)] {
+            let (mut editor, mut terminal) = (LineEditor::new(), Terminal::default());
+            let mut random = seed;
+            for _ in 0..100_000 {
+                random = u64::wrapping_add(u64::wrapping_mul(random, 6_364_136_223_846_793_005), 1);
+                let drawn = (random >> 40) as usize % limit;
+                let byte = if limit == 256 { drawn as u8 } else { keys[drawn] };
+                match editor.feed(byte, &mut terminal) {
+                    Ok(Event::Line | Event::End) => editor.clear(),
+                    Ok(_) => {}
+                    Err(fmt::Error) => panic!("a terminal takes everything"),
+                }
+                assert!(editor.line().len() <= LONGEST);
+                let shown: Text = terminal.cells.iter().collect();
+                assert_eq!(shown.trim_end(), editor.line().trim_end());
+                assert_eq!(terminal.column, editor.line()[..editor.cursor].chars().count());
+            }
         }
     }
 }

@@ -125,6 +125,11 @@ impl Loaded {
         self.kept.push(kept);
     }
 
+    /// Whether checksums are kept.
+    pub fn is_checked(&self) -> bool {
+        self.checked
+    }
+
     /// Compares the model in memory with its checksums, where they are kept.
     pub fn verify(&self) -> Result<(), String> {
         for kept in self.kept.iter().filter(|_| self.checked) {

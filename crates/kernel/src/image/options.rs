@@ -9,7 +9,7 @@ use super::fault::Fault;
 /// Every word, as [`Options::parse`] knows it.
 const KNOWN: &str = "suite=on|micro|off filter=CASE prompt=TEXT tokens=N raw=0|1 model=initrd|embedded cores=N \
      kernels=scalar|neon|dotprod|i8mm hash=0|1 ids=0|1 json=0|1 counts=CASE/TABLE:N,... exact=0|1 shell=0|1 \
-     fault=NAME checksum=0|1 watchdog=SECONDS env=KEY:VALUE";
+     trace=0|1 fault=NAME checksum=0|1 watchdog=SECONDS env=KEY:VALUE";
 
 /// Tokens of an answer where nothing else is said.
 pub const DEFAULT_TOKENS: usize = 48;
@@ -65,6 +65,8 @@ pub struct Options<'a> {
     pub exact: bool,
     /// Read prompts from the console behind everything else.
     pub shell: bool,
+    /// Print where the time of each step of the answer went.
+    pub trace: bool,
     /// Raise this fault instead of all else.
     pub fault: Option<Fault>,
     /// Keep a checksum of the model, and compare before every answer.
@@ -92,6 +94,7 @@ impl Default for Options<'_> {
             counts: Vec::new(),
             exact: false,
             shell: false,
+            trace: false,
             fault: None,
             checksum: false,
             watchdog: None,
@@ -194,6 +197,7 @@ impl<'a> Options<'a> {
             }
             "exact" => self.exact = flag()?,
             "shell" => self.shell = flag()?,
+            "trace" => self.trace = flag()?,
             "fault" => {
                 self.fault = Some(Fault::from_name(value).ok_or(wanted(Fault::NAMES))?);
             }
@@ -246,7 +250,7 @@ mod tests {
     fn every_word_is_understood() {
         let line = "suite=micro filter=dot prompt=Caf%c3%A9%20%3d%25 tokens=7 raw=1 model=embedded cores=2 \
                     kernels=scalar hash=1 ids=1 json=1 counts=dot_product/neon:300,tokenization:12 exact=1 shell=1 \
-                    fault=write-text checksum=1 watchdog=7 env=commit:abc env=rustc:rustc%201.95%3a";
+                    trace=1 fault=write-text checksum=1 watchdog=7 env=commit:abc env=rustc:rustc%201.95%3a";
         let pair = |k: &str, v: &str| (k.to_string(), v.to_string());
         let expected = Options {
             suite: Suite::Micro,
@@ -263,6 +267,7 @@ mod tests {
             counts: vec![("dot_product/neon", 300), ("tokenization", 12)],
             exact: true,
             shell: true,
+            trace: true,
             fault: Some(Fault::WriteText),
             checksum: true,
             watchdog: Some(7),
@@ -278,7 +283,7 @@ mod tests {
             assert_eq!(error, OptionError::Unknown { word });
             let text = format!("{error}");
             let keys = KNOWN.split(' ').filter_map(|known| known.split_once('=')).map(|(key, _)| key);
-            assert_eq!(keys.clone().count(), 18);
+            assert_eq!(keys.clone().count(), 19);
             for key in keys {
                 assert!(text.contains(&format!("{key}=")), "{key} in {text}");
                 let known = Options::parse(&format!("{key}=~"))

@@ -10,7 +10,8 @@ use super::generation::{Request, Speaker};
 use super::inject::Bench;
 use super::keys::Keys;
 use super::model::Loaded;
-use super::options::{Options, Source, Suite};
+use super::options::{DEFAULT_TOKENS, Options, Source, Suite};
+use super::settings::Settings;
 use super::shell::Shell;
 use super::{generation, hash, suite};
 use crate::arch::aarch64::doze::Doze;
@@ -22,6 +23,7 @@ use crate::console_line as line;
 use crate::llm::benchmarks::ClockKind;
 use crate::llm::plan::SessionConfig;
 use crate::llm::pool::{Team, run_on_all};
+use crate::llm::sampler::SamplerConfig;
 use crate::llm::simd::{self, ARITHMETIC_VERSION, Kernels};
 
 /// Seconds that a core may give no sign of life where nothing else is said. Emulated cores may wait long for their turn.
@@ -72,10 +74,10 @@ pub fn run(machine: &Machine<'static>, _heap: usize) -> Result<(), String> {
     // What the command line asks for is checked before the long work begins.
     begin(Step::Session);
     let prompt = options.prompt.as_deref();
+    let mut settings =
+        Settings { sampler: SamplerConfig::default(), tokens: options.tokens, raw: options.raw };
     let request = match &loaded {
-        Some(loaded) if options.tokens > 0 => {
-            Some(Request::new(loaded, prompt, options.raw, options.tokens, team)?)
-        }
+        Some(loaded) if options.tokens > 0 => Some(Request::new(loaded, prompt, &settings, team)?),
         _ => None,
     };
 
@@ -101,11 +103,16 @@ pub fn run(machine: &Machine<'static>, _heap: usize) -> Result<(), String> {
             hash::run(loaded, kernels, team)?;
         }
         if let Some(request) = &request {
-            generation::run(request, loaded, kernels, team, &speaker)?;
+            generation::run(request, loaded, kernels, team, &speaker, options.trace)?;
         }
         if options.shell {
-            let (options, clock, speaker, machine) = (&options, &clock, &speaker, &description);
-            Shell { options, loaded, kernels, team, clock, speaker, machine }.run()?;
+            if settings.tokens == 0 {
+                // `tokens=0` means no answer at boot; whoever types a text wants one.
+                settings.tokens = DEFAULT_TOKENS;
+            }
+            let (options, clock, speaker) = (&options, &clock, &speaker);
+            let (machine, board) = (&description, machine.model);
+            Shell { options, settings, loaded, kernels, team, clock, speaker, machine, board }.run()?;
         }
     }
     if passed { Ok(()) } else { Err("a benchmark case failed: see the summary".to_string()) }
@@ -126,7 +133,7 @@ fn guard(options: &Options<'_>, team: &dyn Team) {
 }
 
 /// A session that holds the hash's prompt, and a question with its answer in the shell.
-fn shell_session(loaded: &Loaded, team: &dyn Team) -> SessionConfig {
+pub fn shell_session(loaded: &Loaded, team: &dyn Team) -> SessionConfig {
     SessionConfig {
         context: loaded.model.shape().context_length.min(512),
         members: team.size(),
@@ -158,7 +165,7 @@ fn kernels(options: &Options<'_>) -> Result<&'static Kernels, String> {
 }
 
 /// Every table of kernels against the scalar one.
-fn self_test() -> Result<(), String> {
+pub fn self_test() -> Result<(), String> {
     let mut checks = 0;
     let passed = simd::self_test(|table, what, equal| {
         checks += 1;

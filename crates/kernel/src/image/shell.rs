@@ -3,25 +3,32 @@
 use alloc::string::{String, ToString};
 use core::fmt::{self, Write};
 
+use super::chat::{self, Chat};
 use super::command::{Command, HELP};
+use super::fault::Fault;
 use super::generation::{self, Request, Speaker};
+use super::inject::Bench;
 use super::line::{Event, LineEditor};
 use super::model::Loaded;
-use super::options::{DEFAULT_TOKENS, Options, Suite};
-use super::{hash, suite};
-use crate::arch::aarch64::doze;
-use crate::boot::{Step, begin, heap_free};
+use super::options::{Options, Suite};
+use super::settings::Settings;
+use super::{hash, run, suite, trace};
+use crate::arch::aarch64::{doze, exit, watchdog};
+use crate::boot::{self, Step, begin, heap_free, print_map};
 use crate::console;
 use crate::console_line as line;
 use crate::llm::benchmarks::Clock;
 use crate::llm::pool::Team;
 use crate::llm::simd::{ARITHMETIC_VERSION, Kernels};
 use crate::llm::transformer::Session;
+use crate::report::Build;
 
 /// What the shell works with.
 pub struct Shell<'s> {
     /// The boot's options: they hold for each command too.
     pub options: &'s Options<'s>,
+    /// How answers are made; `set` changes it.
+    pub settings: Settings,
     /// The model.
     pub loaded: &'s Loaded,
     /// Kernels of everything.
@@ -34,26 +41,34 @@ pub struct Shell<'s> {
     pub speaker: &'s Speaker<'s>,
     /// The machine in words.
     pub machine: &'s str,
+    /// The board in words.
+    pub board: &'s str,
 }
 
 impl Shell<'_> {
-    /// Reads and runs commands until `exit` or Ctrl-D. What a command reports as an error does not end the shell.
-    pub fn run(&self) -> Result<(), String> {
+    /// Reads and runs commands until `off`. What a command reports as an error does not end the shell.
+    pub fn run(mut self) -> Result<(), String> {
         begin(Step::Shell);
-        line!("\nType a text and the model answers; `help` names the commands, `exit` powers off.");
+        line!("\nType a text and the model answers; `help` names the commands, `off` powers off.");
         let mut editor = LineEditor::new();
         loop {
             console::print(format_args!("> "));
-            let event = self.read_line(&mut editor);
-            let done = match event {
-                Event::End => true,
-                Event::Line => self.obey(Command::parse(editor.line())),
-                Event::Interrupt | Event::Pending => false,
-            };
-            editor.clear();
-            if done {
-                return Ok(());
+            match self.read_line(&mut editor) {
+                // A line that noise has brought about should not end the machine.
+                Event::End => line!("`off` powers off"),
+                Event::Line => {
+                    let command = Command::parse(editor.line());
+                    if command == Command::Off {
+                        return Ok(());
+                    }
+                    if let Err(error) = self.obey(command) {
+                        line!("error: {error}");
+                    }
+                    begin(Step::Shell);
+                }
+                Event::Interrupt | Event::Pending => {}
             }
+            editor.clear();
         }
     }
 
@@ -70,49 +85,107 @@ impl Shell<'_> {
         }
     }
 
-    /// Runs a command; the answer is whether it was the last.
-    fn obey(&self, command: Command<'_>) -> bool {
-        let outcome = match command {
-            Command::Nothing => Ok(()),
-            Command::Exit => return true,
-            Command::Help => {
-                line!("{HELP}");
-                Ok(())
+    /// Runs a command.
+    fn obey(&mut self, command: Command<'_>) -> Result<(), String> {
+        match command {
+            Command::Nothing | Command::Off => {}
+            Command::Reboot => {
+                line!("starting again");
+                exit::reset();
             }
-            Command::Info => {
-                self.info();
-                Ok(())
+            Command::Help => line!("{HELP}"),
+            Command::Info => self.info(),
+            Command::Memory => self.memory()?,
+            Command::Settings => line!("{}", self.settings),
+            Command::Set(name, value) => {
+                self.settings.set(name, value).map_err(|error| error.to_string())?;
+                line!("{}", self.settings);
             }
-            Command::Hash => hash::run(self.loaded, self.kernels, self.team),
+            Command::Hash => hash::run(self.loaded, self.kernels, self.team)?,
             Command::Bench(filter) => {
                 let options = Options { suite: Suite::On, ..self.options.clone() };
-                suite::run(&options, filter, Some(self.loaded), self.kernels, self.team, self.clock)
-                    .map(|_| ())
+                suite::run(&options, filter, Some(self.loaded), self.kernels, self.team, self.clock)?;
             }
-            Command::Run(text) => self.answer(text),
-        };
-        if let Err(error) = outcome {
-            line!("error: {error}");
+            Command::SelfTest => {
+                run::self_test()?;
+                self.loaded.verify()?;
+                line!(
+                    "model: {}",
+                    if self.loaded.is_checked() {
+                        "as its checksum says"
+                    } else {
+                        "not checked: boot with checksum=1"
+                    }
+                );
+            }
+            Command::Fault(name) => {
+                let fault = Fault::from_name(name)
+                    .ok_or_else(|| alloc::format!("no such fault; there are {}", Fault::NAMES))?;
+                let bench = Bench { team: self.team, kernels: self.kernels, loaded: Some(self.loaded) };
+                let found = bench.raise(fault);
+                boot::fail(format_args!("{found}"));
+            }
+            Command::Run(text) => self.answer(Some(text), false)?,
+            Command::Trace(text) => self.answer(text, true)?,
+            Command::Chat => self.chat()?,
         }
-        begin(Step::Shell);
-        false
+        Ok(())
     }
 
-    fn answer(&self, text: &str) -> Result<(), String> {
-        // `tokens=0` means no answer at boot; whoever types a text wants one.
-        let tokens = if self.options.tokens == 0 { DEFAULT_TOKENS } else { self.options.tokens };
-        let request = Request::new(self.loaded, Some(text), self.options.raw, tokens, self.team)?;
+    fn answer(&self, text: Option<&str>, traced: bool) -> Result<(), String> {
+        let request = Request::new(self.loaded, text, &self.settings, self.team)?;
         let mut memory = generation::memory(self.loaded, &request.config, false)?;
         let mut session =
             Session::new(self.loaded.fastest(), request.config, self.kernels, self.team, &mut memory)
                 .map_err(|e| e.to_string())?;
+        if traced {
+            trace::begin(&mut session);
+        }
         begin(Step::Generation);
-        self.speaker.answer(&mut session, &request)
+        self.speaker.answer(&mut session, &request)?;
+        trace::print(&session, self.clock);
+        Ok(())
+    }
+
+    /// Holds a conversation until Ctrl-D or `/end`.
+    fn chat(&self) -> Result<(), String> {
+        let (mut memory, config) = chat::prepare(self.speaker, self.team)?;
+        let mut session = chat::session(self.speaker, config, self.kernels, self.team, &mut memory)?;
+        let mut chat = Chat::new(self.speaker, &self.settings);
+        let turns =
+            if chat.takes_turns() { "takes turns" } else { "has no chat template and continues the text" };
+        line!("The model {turns}; room for {} tokens. Ctrl-D or /end leaves.", config.context);
+        let mut editor = LineEditor::new();
+        loop {
+            console::print(format_args!("chat> "));
+            match self.read_line(&mut editor) {
+                Event::End => return Ok(()),
+                Event::Line => match editor.line().trim() {
+                    "" => {}
+                    "/end" => return Ok(()),
+                    text => {
+                        begin(Step::Generation);
+                        if let Err(error) = chat.say(&mut session, text, &self.settings) {
+                            line!("error: {error}");
+                        }
+                        begin(Step::Shell);
+                    }
+                },
+                Event::Interrupt | Event::Pending => {}
+            }
+            editor.clear();
+        }
     }
 
     fn info(&self) {
         let model = &self.loaded.model;
+        line!("BareLM {}, build {Build}", env!("CARGO_PKG_VERSION"));
         line!("{}", self.machine);
+        line!("board: {}", self.board);
+        match watchdog::limit_s() {
+            Some(seconds) => line!("watchdog: {seconds} s"),
+            None => line!("watchdog: off"),
+        }
         line!("kernels: {}, arithmetic version {ARITHMETIC_VERSION}", self.kernels.name);
         line!(
             "model: {}, {} parameters, {} bytes of weights, context {}",
@@ -121,7 +194,18 @@ impl Shell<'_> {
             model.weight_bytes(),
             model.shape().context_length
         );
+        line!("settings: {}", self.settings);
         line!("memory: {} bytes free", heap_free());
+    }
+
+    fn memory(&self) -> Result<(), String> {
+        print_map();
+        line!("image: {} bytes with stacks", boot::image().len());
+        line!("heap: {} bytes free", heap_free());
+        let config = run::shell_session(self.loaded, self.team);
+        line!("a session of {} positions:", config.context);
+        line!("{}", self.loaded.plan(&config)?);
+        Ok(())
     }
 }
 

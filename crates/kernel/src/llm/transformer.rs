@@ -28,7 +28,7 @@ use super::simd::Kernels;
 
 pub(crate) use engine::{Engine, finite};
 pub use hash::{HASH_PROMPT, LogitsHash, hash_of_prompt, logits_hash};
-pub use profile::{Profile, Step};
+pub use profile::{Event, Profile, Step};
 
 /// Rows that every member norms for itself: that costs less than to meet the others.
 pub(crate) const FEW: usize = 4;
@@ -194,6 +194,11 @@ impl<'m> Session<'m> {
     /// Counts the time of every step of the passes from here on, in ticks of `now`; `None` ends it. Allocates, unlike passes.
     pub fn set_profile(&mut self, now: Option<fn() -> u64>) {
         self.engine.profile = now.map(|now| Profile::new(self.config.members, now));
+    }
+
+    /// As [`Self::set_profile`], and each member's first `events` are kept one by one.
+    pub fn set_recording(&mut self, now: fn() -> u64, events: usize) {
+        self.engine.profile = Some(Profile::recording(self.config.members, now, events));
     }
 
     /// What was counted since [`Self::set_profile`].

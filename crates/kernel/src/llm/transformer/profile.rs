@@ -1,4 +1,4 @@
-//! Where the time of passes goes: ticks of every step, summed over the members of the team.
+//! Where the time of passes goes: ticks of every step, summed over the members of the team, or one by one.
 
 use alloc::vec::Vec;
 use core::array;
@@ -63,6 +63,35 @@ impl Step {
 struct Laps {
     last: AtomicU64,
     spent: [AtomicU64; Step::ALL.len()],
+    /// What happened, in order: the step and its ticks, or [`BEGINS`] and the time.
+    log: Vec<AtomicU64>,
+    /// Entries of the log there would be, had it room for all.
+    logged: AtomicU64,
+}
+
+/// Bits of a log's entry below its kind.
+const TICKS: u32 = 56;
+/// The kind of an entry that begins a pass.
+const BEGINS: u64 = 0xff;
+
+/// What a member did, as [`Profile::events`] tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A pass began, at this time.
+    Pass(u64),
+    /// Then this step took so many ticks.
+    Step(Step, u64),
+}
+
+impl Laps {
+    fn log(&self, kind: u64, ticks: u64) {
+        // Only this member writes here, as in `Profile::lap`.
+        let place = self.logged.load(Ordering::Relaxed);
+        if let Some(entry) = self.log.get(place as usize) {
+            entry.store(kind << TICKS | ticks & ((1 << TICKS) - 1), Ordering::Relaxed);
+        }
+        self.logged.store(place + 1, Ordering::Relaxed);
+    }
 }
 
 /// Counts what steps take in the passes of a session that [has it](super::Session::set_profile).
@@ -82,9 +111,44 @@ impl fmt::Debug for Profile {
 impl Profile {
     /// For a team of `members`, in ticks of `now`.
     pub fn new(members: usize, now: fn() -> u64) -> Self {
+        Self::recording(members, now, 0)
+    }
+
+    /// As [`Self::new`], and each member's first `events` are kept one by one.
+    pub fn recording(members: usize, now: fn() -> u64, events: usize) -> Self {
         let zero = |_| AtomicU64::new(0);
-        let members = (0..members).map(|_| Laps { last: zero(0), spent: array::from_fn(zero) }).collect();
-        Profile { now, members }
+        let laps = |_| Laps {
+            last: zero(0),
+            spent: array::from_fn(zero),
+            log: (0..events).map(zero).collect(),
+            logged: zero(0),
+        };
+        Profile { now, members: (0..members).map(laps).collect() }
+    }
+
+    /// What a member did, in order, as far as there was room.
+    pub fn events(&self, member: usize) -> impl Iterator<Item = Event> + '_ {
+        let laps = &self.members[member];
+        let kept = laps.log.len().min(laps.logged.load(Ordering::Relaxed) as usize);
+        laps.log[..kept].iter().map(|entry| {
+            let entry = entry.load(Ordering::Relaxed);
+            let ticks = entry & ((1 << TICKS) - 1);
+            match Step::ALL.get((entry >> TICKS) as usize) {
+                Some(&step) => Event::Step(step, ticks),
+                None => Event::Pass(ticks),
+            }
+        })
+    }
+
+    /// Events of all members that there was no room for.
+    pub fn lost(&self) -> u64 {
+        let lost = |laps: &Laps| laps.logged.load(Ordering::Relaxed).saturating_sub(laps.log.len() as u64);
+        self.members.iter().filter(|laps| !laps.log.is_empty()).map(lost).sum()
+    }
+
+    /// Members of the team.
+    pub fn members(&self) -> usize {
+        self.members.len()
     }
 
     /// Ticks that all members together have spent in a step.
@@ -97,11 +161,16 @@ impl Profile {
         for spent in self.members.iter().flat_map(|member| &member.spent) {
             spent.store(0, Ordering::Relaxed);
         }
+        self.members.iter().for_each(|member| member.logged.store(0, Ordering::Relaxed));
     }
 
     /// A member begins a pass.
     pub(super) fn start(&self, member: usize) {
-        self.members[member].last.store((self.now)(), Ordering::Relaxed);
+        let (laps, now) = (&self.members[member], (self.now)());
+        laps.last.store(now, Ordering::Relaxed);
+        if !laps.log.is_empty() {
+            laps.log(BEGINS, now);
+        }
     }
 
     /// What a member did since it was last here was this step.
@@ -112,6 +181,9 @@ impl Profile {
         let spent = now.saturating_sub(laps.last.swap(now, Ordering::Relaxed));
         let before = laps.spent[step as usize].load(Ordering::Relaxed);
         laps.spent[step as usize].store(before + spent, Ordering::Relaxed);
+        if !laps.log.is_empty() {
+            laps.log(step as u64, spent);
+        }
     }
 }
 
@@ -132,5 +204,20 @@ mod tests {
         assert_eq!(profile.ticks(Step::Head), 0);
         profile.reset();
         assert!(Step::ALL.iter().all(|&step| profile.ticks(step) == 0));
+    }
+
+    #[test]
+    fn events_are_kept_in_order_until_there_is_no_room() {
+        static TIME: AtomicU64 = AtomicU64::new(100);
+        let profile = Profile::recording(1, || TIME.fetch_add(5, Ordering::Relaxed), 3);
+        profile.start(0);
+        profile.lap(0, Step::Embed);
+        profile.lap(0, Step::Wait);
+        profile.lap(0, Step::Head);
+        let events: Vec<_> = profile.events(0).collect();
+        assert_eq!(events, [Event::Pass(100), Event::Step(Step::Embed, 5), Event::Step(Step::Wait, 5)]);
+        assert_eq!((profile.lost(), profile.ticks(Step::Head)), (1, 5));
+        profile.reset();
+        assert_eq!((profile.events(0).count(), profile.lost()), (0, 0));
     }
 }

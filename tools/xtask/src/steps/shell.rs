@@ -1,0 +1,165 @@
+//! The image's shell, typed at through a pseudo-terminal.
+
+use std::time::Duration;
+
+use super::{BOOTING, Run, Step};
+use crate::boot_words::BootWords;
+use crate::guest::{Boot, Console};
+use crate::terminal::Terminal;
+use crate::{Failure, process, trace};
+
+/// What is typed, and what must then be shown, one behind the other.
+type Line = (&'static [u8], &'static [&'static str]);
+
+/// The prompt of the shell, at the start of a line.
+const PROMPT: &str = "\n> ";
+
+const SCRIPT: &[Line] = &[
+    (b"help\r", &["run TEXT", "selftest", PROMPT]),
+    (
+        b"info\r",
+        &["build ", "machine: Cortex-A72", "watchdog: 60 s", "BareLM-tiny", "temperature 0 ", PROMPT],
+    ),
+    (b"mem\r", &[" code ", " read only ", "translation tables", "a session of", "kv ", PROMPT]),
+    // Two keys in the wrong order, put right with the arrow; then the line again from history, with a key too many.
+    (b"ifo\x1b[D\x1b[Dn\r", &["build ", PROMPT]),
+    (b"\x1b[Ax\x7f\r", &["build ", PROMPT]),
+    (b"set temperature 0.5\r", &["temperature 0.5 ", PROMPT]),
+    (b"set temperature hot\r", &["error: the value must be a number", PROMPT]),
+    (b"set top_p 7\r", &["error: top-p is 7", PROMPT]),
+    (b"set colour red\r", &["error: no such setting", "top_k", PROMPT]),
+    (b"set temperature 0\r", &["temperature 0 ", PROMPT]),
+    (b"set tokens 6\r", &["tokens 6 ", PROMPT]),
+    (b"My dear Miss\r", &["Woodhouse", "generated: 6 tokens, length reached", PROMPT]),
+    (b"selftest\r", &["self-test: ", "all equal", "as its checksum says", PROMPT]),
+    (b"selftest fault nonsense\r", &["error: no such fault", "stuck-masked", PROMPT]),
+    (
+        b"trace My dear Miss\r",
+        &["Woodhouse", "step attention", "@trace steps ", "\n@trace 1 ", "@trace lost 0", PROMPT],
+    ),
+    (b"bench arena\r", &["arena_alloc", PROMPT]),
+    (b"bench nothing\r", &["error: no benchmark case", PROMPT]),
+    (b"chat\r", &["continues the text", "chat> "]),
+    (b"It was a cold morning,\r", &["generated: 6 tokens", "speed: prompt of ", "chat> "]),
+    // Only the new words and the last token are computed: fewer than the first turn's and these together.
+    (b" and he said\r", &["generated: 6 tokens", "speed: prompt of 4 tokens", "chat> "]),
+    (b"\x04", &["> "]),
+    (b"\x04", &["`off` powers off", PROMPT]),
+    (b"half a line\x03", &["^C", PROMPT]),
+];
+
+/// The steps of the shell.
+pub fn steps() -> Vec<Step> {
+    vec![
+        Step::new("shell: every command", &BOOTING, |run| commands(run).into()),
+        Step::new("shell: random bytes", &BOOTING, |run| noise(run).into()),
+        Step::new("shell: a fault", &BOOTING, |run| fault(run).into()),
+        Step::new("trace of an answer", &BOOTING, |run| traced(run).into()),
+    ]
+}
+
+/// A boot with the small model.
+fn boot(run: &Run, words: &[(&str, &str)]) -> Result<Boot, Failure> {
+    let fixed = [("suite", "off"), ("model", "embedded")];
+    let words =
+        fixed.iter().chain(words).fold(BootWords::default(), |all, (key, value)| all.with(key, value));
+    Ok(Boot {
+        kernel: run.image()?.raw.clone(),
+        words: words.as_str().to_string(),
+        cores: 2,
+        memory: "512M".to_string(),
+        limit: Duration::from_secs(180),
+        ..Boot::default()
+    })
+}
+
+fn open(run: &Run, words: &[(&str, &str)]) -> Result<Terminal, Failure> {
+    let boot = boot(run, &[&[("tokens", "0"), ("shell", "1")], words].concat())?;
+    println!("{}", process::shown(&boot.command(Console::Terminal)));
+    let mut terminal = Terminal::open(&boot)?;
+    terminal.wake(PROMPT)?;
+    Ok(terminal)
+}
+
+fn off(mut terminal: Terminal) -> Result<(), Failure> {
+    terminal.send(b"off\r")?;
+    let (status, last) = terminal.end()?;
+    match status.success() {
+        true => Ok(()),
+        false => Err(format!("`off` ends with {status}: {}", last)),
+    }
+}
+
+/// Types the script, stops an answer, starts the machine again.
+fn commands(run: &Run) -> Result<(), Failure> {
+    let mut terminal = open(run, &[("checksum", "1")])?;
+    for (keys, wanted) in SCRIPT {
+        terminal.send(keys)?;
+        for text in *wanted {
+            terminal
+                .expect(text)
+                .map_err(|why| format!("after {:?}: {why}", String::from_utf8_lossy(keys)))?;
+        }
+    }
+    // An answer is shown as it is made, and Ctrl-C ends it.
+    terminal.send(b"set tokens 400\r")?;
+    terminal.expect(PROMPT)?;
+    terminal.send(b"My dear Miss\r")?;
+    terminal.expect("Woodhouse")?;
+    terminal.send(b"\x03")?;
+    terminal.expect("generated: ")?;
+    let tokens = terminal.expect(" tokens, cancelled")?;
+    println!("Ctrl-C after the first words: {tokens} of 400 tokens were made");
+    terminal.expect(PROMPT)?;
+
+    terminal.send(b"reboot\r")?;
+    terminal.expect("starting again")?;
+    terminal.expect("BareLM ")?;
+    terminal.expect(PROMPT)?;
+    off(terminal)
+}
+
+/// Types what a wire with no ground gives, and asks whether anybody is still there.
+fn noise(run: &Run) -> Result<(), Failure> {
+    const BYTES: usize = 4_000;
+    let mut terminal = open(run, &[])?;
+    terminal.send(b"set tokens 1\r")?;
+    terminal.expect(PROMPT)?;
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    for _ in 0..BYTES / 100 {
+        let piece: Vec<u8> = (0..100)
+            .map(|_| {
+                random =
+                    random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (random >> 56) as u8
+            })
+            .collect();
+        terminal.send(&piece)?;
+    }
+    // Out of an escape sequence, a broken character, a long answer and a conversation.
+    terminal.send(b"\x1b[F\x03\x03\r/end\r\x03")?;
+    terminal.send(b"\x03info\r")?;
+    terminal.expect("build ")?;
+    terminal.expect("tokens 1 ")?;
+    terminal.expect(PROMPT)?;
+    println!("{BYTES} random bytes were survived");
+    off(terminal)
+}
+
+/// Raises a fault by name.
+fn fault(run: &Run) -> Result<(), Failure> {
+    let mut terminal = open(run, &[])?;
+    terminal.send(b"selftest fault panic\r")?;
+    let (status, shown) = terminal.end()?;
+    let wanted = ["panic on core 0 at boot step `shell`", "asked for by name", "image+0x", "exit status 101"];
+    match (status.code(), wanted.iter().find(|text| !shown.contains(**text))) {
+        (Some(101), None) => Ok(()),
+        (Some(101), Some(text)) => Err(format!("`{text}` was not shown: {shown}")),
+        _ => Err(format!("ended with {status}: {shown}")),
+    }
+}
+
+/// Records an answer and reads the trace.
+fn traced(run: &Run) -> Result<(), Failure> {
+    trace::check(&boot(run, &[("tokens", "4"), ("trace", "1")])?)
+}

@@ -48,6 +48,8 @@ pub struct Operations {
 /// A function of one element; [`crate::llm::math`] states each one's bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Function {
+    /// `x`: a copy, which is what no other can be faster than.
+    Identity,
     /// The larger of `x` and 0; NaN stays.
     Relu,
     /// `e^x`.
@@ -66,12 +68,21 @@ pub enum Function {
 
 impl Function {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Relu, Self::Exp, Self::Sigmoid, Self::Silu, Self::Tanh, Self::Gelu, Self::GeluTanh];
+    pub const ALL: [Self; 8] = [
+        Self::Identity,
+        Self::Relu,
+        Self::Exp,
+        Self::Sigmoid,
+        Self::Silu,
+        Self::Tanh,
+        Self::Gelu,
+        Self::GeluTanh,
+    ];
 
-    /// `relu`, `exp`, `sigmoid`, `silu`, `tanh`, `gelu` or `gelu_tanh`.
+    /// `identity`, `relu`, `exp`, `sigmoid`, `silu`, `tanh`, `gelu` or `gelu_tanh`.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Identity => "identity",
             Self::Relu => "relu",
             Self::Exp => "exp",
             Self::Sigmoid => "sigmoid",
@@ -198,7 +209,7 @@ macro_rules! operations_table {
             };
             #[target_feature(enable = $features)]
             fn pack_left(x: View<'_>, out: &mut [f32]) {
-                product::pack_left::<$rows>(x, out);
+                product::pack_left::<_, _, $rows>($set::here(), x, out);
             }
             #[target_feature(enable = $features)]
             fn pack_right(x: View<'_>, out: &mut [f32]) {

@@ -57,6 +57,8 @@ impl Registers<2> for Avx2 {
 
         fn settle(self) { _mm_sfence() }
 
+        fn ask(self, at: *const f32) { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+
         fn widen(self, x: &[u16; 16]) -> [__m256; 2] {
             // SAFETY: 32 bytes are readable behind the reference; the load needs no alignment.
             let v = unsafe { _mm256_loadu_si256(x.as_ptr().cast()) };

@@ -2,6 +2,8 @@
 //!
 //! Results larger than the caches are stored past them, where that costs no read of the lines to be overwritten.
 
+use core::marker::PhantomData;
+
 use super::Function;
 use crate::llm::math::{
     GELU_CUBIC, GELU_LINEAR, NORMAL_DENOMINATOR, NORMAL_MAX, NORMAL_NUMERATOR, TANH_DENOMINATOR, TANH_MAX,
@@ -9,6 +11,61 @@ use crate::llm::math::{
 };
 use crate::llm::simd::lanes::{Line, Registers, exp, load, store};
 use crate::llm::simd::scalar::LANES;
+
+/// What is written: up to 16 values, `count` of them from `at` on.
+///
+/// A trait rather than a closure, since only functions can be marked to be always inlined, and what is not inlined into an
+/// entry of a table has none of its instructions.
+pub(super) trait Values<S: Registers<N>, const N: usize> {
+    /// The values.
+    fn values(&self, s: S, at: usize, count: usize) -> [S::R; N];
+}
+
+/// A function of one register.
+trait Of {
+    fn of<S: Registers<N>, const N: usize>(s: S, x: S::R) -> S::R;
+}
+
+/// A type for each [`Function`].
+macro_rules! functions {
+    ($($name:ident: $f:ident)*) => {
+        $(
+            struct $name;
+            impl Of for $name {
+                #[inline(always)]
+                fn of<S: Registers<N>, const N: usize>(s: S, x: S::R) -> S::R {
+                    $f(s, x)
+                }
+            }
+        )*
+    };
+}
+functions! {
+    Identity: identity
+    Relu: relu
+    Exp: exp
+    Sigmoid: sigmoid
+    Silu: silu
+    Tanh: tanh
+    Gelu: gelu
+    GeluTanh: gelu_tanh
+}
+
+/// Calls `run` with a function's type first.
+macro_rules! with {
+    ($function:expr, $run:ident($($x:expr),*)) => {
+        match $function {
+            Function::Identity => $run::<Identity, S, N>($($x),*),
+            Function::Relu => $run::<Relu, S, N>($($x),*),
+            Function::Exp => $run::<Exp, S, N>($($x),*),
+            Function::Sigmoid => $run::<Sigmoid, S, N>($($x),*),
+            Function::Silu => $run::<Silu, S, N>($($x),*),
+            Function::Tanh => $run::<Tanh, S, N>($($x),*),
+            Function::Gelu => $run::<Gelu, S, N>($($x),*),
+            Function::GeluTanh => $run::<GeluTanh, S, N>($($x),*),
+        }
+    };
+}
 
 /// `out = f(x)`, or of what `out` has if there is no `x`.
 #[inline(always)]
@@ -19,27 +76,40 @@ pub(in crate::llm::simd) fn map<S: Registers<N>, const N: usize>(
     out: &mut [f32],
     past: bool,
 ) {
-    macro_rules! of {
-        ($f:ident) => {
-            match x {
-                Some(x) => write(s, out, past, |at, n| load::<S, N>(s, &x[at..at + n]).map(|x| $f(s, x))),
-                None => {
-                    for step in out.chunks_mut(LANES) {
-                        let x: [S::R; N] = load(s, step);
-                        store(s, step, x.map(|x| $f(s, x)));
-                    }
-                }
-            }
-        };
+    with!(function, map_with(s, x, out, past));
+    if past {
+        s.settle();
     }
-    match function {
-        Function::Relu => of!(relu),
-        Function::Exp => of!(exp),
-        Function::Sigmoid => of!(sigmoid),
-        Function::Silu => of!(silu),
-        Function::Tanh => of!(tanh),
-        Function::Gelu => of!(gelu),
-        Function::GeluTanh => of!(gelu_tanh),
+}
+
+#[inline(always)]
+fn map_with<F: Of, S: Registers<N>, const N: usize>(s: S, x: Option<&[f32]>, out: &mut [f32], past: bool) {
+    match x {
+        Some(x) => write(s, out, past, Mapped(x, PhantomData::<F>)),
+        None => {
+            for step in out.chunks_mut(LANES) {
+                let x = apply::<F, S, N>(s, load(s, step));
+                store(s, step, x);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn apply<F: Of, S: Registers<N>, const N: usize>(s: S, mut x: [S::R; N]) -> [S::R; N] {
+    for x in &mut x {
+        *x = F::of(s, *x);
+    }
+    x
+}
+
+struct Mapped<'a, F>(&'a [f32], PhantomData<F>);
+
+impl<F: Of, S: Registers<N>, const N: usize> Values<S, N> for Mapped<'_, F> {
+    #[inline(always)]
+    fn values(&self, s: S, at: usize, count: usize) -> [S::R; N] {
+        s.ask(self.0.as_ptr().wrapping_add(at + AHEAD));
+        apply::<F, S, N>(s, load(s, &self.0[at..at + count]))
     }
 }
 
@@ -53,27 +123,40 @@ pub(in crate::llm::simd) fn map_biased<S: Registers<N>, const N: usize>(
     out: &mut [f32],
     past: bool,
 ) {
-    macro_rules! of {
-        ($f:ident) => {
-            for (x, out) in x.chunks_exact(bias.len()).zip(out.chunks_exact_mut(bias.len())) {
-                write(s, out, past, |at, n| {
-                    let (mut x, b) = (load::<S, N>(s, &x[at..at + n]), load(s, &bias[at..at + n]));
-                    for i in 0..N {
-                        x[i] = $f(s, s.add(x[i], b[i]));
-                    }
-                    x
-                })
-            }
-        };
+    with!(function, map_biased_with(s, x, bias, out, past));
+    if past {
+        s.settle();
     }
-    match function {
-        Function::Relu => of!(relu),
-        Function::Exp => of!(exp),
-        Function::Sigmoid => of!(sigmoid),
-        Function::Silu => of!(silu),
-        Function::Tanh => of!(tanh),
-        Function::Gelu => of!(gelu),
-        Function::GeluTanh => of!(gelu_tanh),
+}
+
+#[inline(always)]
+fn map_biased_with<F: Of, S: Registers<N>, const N: usize>(
+    s: S,
+    x: &[f32],
+    bias: &[f32],
+    out: &mut [f32],
+    past: bool,
+) {
+    for (x, out) in x.chunks_exact(bias.len()).zip(out.chunks_exact_mut(bias.len())) {
+        write(s, out, past, Biased { x, bias, function: PhantomData::<F> });
+    }
+}
+
+struct Biased<'a, F> {
+    x: &'a [f32],
+    bias: &'a [f32],
+    function: PhantomData<F>,
+}
+
+impl<F: Of, S: Registers<N>, const N: usize> Values<S, N> for Biased<'_, F> {
+    #[inline(always)]
+    fn values(&self, s: S, at: usize, count: usize) -> [S::R; N] {
+        s.ask(self.x.as_ptr().wrapping_add(at + AHEAD));
+        let (mut x, b) = (load::<S, N>(s, &self.x[at..at + count]), load(s, &self.bias[at..at + count]));
+        for i in 0..N {
+            x[i] = s.add(x[i], b[i]);
+        }
+        apply::<F, S, N>(s, x)
     }
 }
 
@@ -86,55 +169,71 @@ pub(in crate::llm::simd) fn silu_mul<S: Registers<N>, const N: usize>(
     out: &mut [f32],
     past: bool,
 ) {
-    write(s, out, past, |at, n| {
-        let (mut x, up) = (load::<S, N>(s, &gate[at..at + n]), load(s, &up[at..at + n]));
+    write(s, out, past, SiluMul { gate, up });
+    if past {
+        s.settle();
+    }
+}
+
+struct SiluMul<'a> {
+    gate: &'a [f32],
+    up: &'a [f32],
+}
+
+impl<S: Registers<N>, const N: usize> Values<S, N> for SiluMul<'_> {
+    #[inline(always)]
+    fn values(&self, s: S, at: usize, count: usize) -> [S::R; N] {
+        s.ask(self.gate.as_ptr().wrapping_add(at + AHEAD));
+        s.ask(self.up.as_ptr().wrapping_add(at + AHEAD));
+        let (mut x, up) = (load::<S, N>(s, &self.gate[at..at + count]), load(s, &self.up[at..at + count]));
         for i in 0..N {
             x[i] = s.mul(silu(s, x[i]), up[i]);
         }
         x
-    });
+    }
 }
 
-/// Writes `value(place, count)` everywhere, 16 values or fewer at a time; `past` the caches if that is asked for.
+/// How far ahead operands are asked for: a page, behind which the processor does not look by itself.
+const AHEAD: usize = 1024;
+
+/// Writes values everywhere, 16 or fewer at a time; `past` the caches if that is asked for, after the last of which the caller
+/// has to [settle](Registers::settle).
 #[inline(always)]
 pub(super) fn write<S: Registers<N>, const N: usize>(
     s: S,
     out: &mut [f32],
     past: bool,
-    value: impl Fn(usize, usize) -> [S::R; N],
+    from: impl Values<S, N>,
 ) {
     if !past {
         let (steps, rest) = out.as_chunks_mut();
         for (i, step) in steps.iter_mut().enumerate() {
-            s.store(step, value(i * LANES, LANES));
+            s.store(step, from.values(s, i * LANES, LANES));
         }
         if !rest.is_empty() {
-            let n = rest.len();
-            store(s, rest, value(steps.len() * LANES, n));
+            let count = rest.len();
+            store(s, rest, from.values(s, steps.len() * LANES, count));
         }
         return;
     }
     // SAFETY: a line is sixteen floats, of any bits.
     let (head, lines, tail) = unsafe { out.align_to_mut::<Line>() };
-    let mut at = 0;
-    for part in [Ok(head), Err(lines), Ok(tail)] {
-        match part {
-            Ok(few) => {
-                for step in few.chunks_mut(LANES) {
-                    let n = step.len();
-                    store(s, step, value(at, n));
-                    at += n;
-                }
-            }
-            Err(lines) => {
-                for line in lines {
-                    s.stream(line, value(at, LANES));
-                    at += LANES;
-                }
-            }
+    let (before, after) = (head.len(), head.len() + lines.len() * LANES);
+    // There is room for less than a line before and behind.
+    for (at, few) in [(0, head), (after, tail)] {
+        for (i, step) in few.chunks_mut(LANES).enumerate() {
+            let count = step.len();
+            store(s, step, from.values(s, at + i * LANES, count));
         }
     }
-    s.settle();
+    for (i, line) in lines.iter_mut().enumerate() {
+        s.stream(line, from.values(s, before + i * LANES, LANES));
+    }
+}
+
+#[inline(always)]
+fn identity<S: Registers<N>, const N: usize>(_: S, x: S::R) -> S::R {
+    x
 }
 
 #[inline(always)]

@@ -9,7 +9,11 @@ use crate::llm::simd::lanes::Registers;
 
 /// Panels of `M` rows, each `[column][M]`, the last one padded with zeros.
 #[inline(always)]
-pub(in crate::llm::simd) fn pack_left<const M: usize>(x: View<'_>, out: &mut [f32]) {
+pub(in crate::llm::simd) fn pack_left<S: Registers<N>, const N: usize, const M: usize>(
+    s: S,
+    x: View<'_>,
+    out: &mut [f32],
+) {
     if x.columns() == 0 {
         return;
     }
@@ -22,7 +26,7 @@ pub(in crate::llm::simd) fn pack_left<const M: usize>(x: View<'_>, out: &mut [f3
             .filter(|lines: &[Option<&[f32]>; M]| lines.iter().all(Option::is_some))
             .map(|lines| lines.map(|line| line.expect("just seen")));
         if let Some(lines) = lines {
-            transpose(lines, out);
+            transpose(s, lines, out);
             continue;
         }
         for (column, out) in out.iter_mut().enumerate() {
@@ -35,10 +39,30 @@ pub(in crate::llm::simd) fn pack_left<const M: usize>(x: View<'_>, out: &mut [f3
 
 /// Whole rows of the same length, turned to columns.
 #[inline(always)]
-fn transpose<const M: usize>(lines: [&[f32]; M], out: &mut [[f32; M]]) {
+fn transpose<S: Registers<N>, const N: usize, const M: usize>(
+    s: S,
+    lines: [&[f32]; M],
+    out: &mut [[f32; M]],
+) {
     let lines = lines.map(|line| &line[..out.len()]);
-    for (k, out) in out.iter_mut().enumerate() {
-        *out = core::array::from_fn(|i| lines[i][k]);
+    let mut done = 0;
+    if M == 8 {
+        let (eights, _) = out.as_flattened_mut().as_chunks_mut::<8>();
+        let (steps, _) = eights.as_chunks_mut::<STEP>();
+        for (step, out) in steps.iter_mut().enumerate() {
+            // As many lines as eight: `M` is.
+            let mut rows = [&[0.0; STEP]; 8];
+            for (row, line) in rows.iter_mut().zip(lines) {
+                *row = line[step * STEP..].first_chunk().expect("a whole step");
+            }
+            s.turn(rows, out);
+        }
+        done = steps.len() * STEP;
+    }
+    for (k, out) in out.iter_mut().enumerate().skip(done) {
+        for (out, line) in out.iter_mut().zip(lines) {
+            *out = line[k];
+        }
     }
 }
 
@@ -115,6 +139,13 @@ impl Strip<'_> {
                 break;
             }
             let rows = M.min(x.rows - row);
+            // The next tile's part of the result, which is far away when its turn comes.
+            for i in 0..M {
+                let line = out.as_ptr().wrapping_add((row + M + i) * x.row_step + first);
+                for w in 0..W {
+                    s.ask(line.wrapping_add(w * STEP));
+                }
+            }
             let mut rest = &mut out[row * x.row_step + first..];
             if rows == M && columns == W * STEP {
                 let lines: [&mut [[f32; STEP]; W]; M] = core::array::from_fn(|i| {

@@ -67,6 +67,7 @@ fn map(function: Function, x: Option<&[f32]>, out: &mut [f32], _: bool) {
 
 fn of(function: Function) -> fn(f32) -> f32 {
     match function {
+        Function::Identity => |x| x,
         Function::Relu => math::relu,
         Function::Exp => math::exp,
         Function::Sigmoid => math::sigmoid,
@@ -126,6 +127,13 @@ fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32], _: bool) {
     }
 }
 
+/// Mean and squared deviations of two lanes that have each seen twice `half` values.
+#[inline(always)]
+fn merge(half: f32, a: (f32, f32), b: (f32, f32)) -> (f32, f32) {
+    let delta = b.0 - a.0;
+    (0.5 * (a.0 + b.0), (a.1 + b.1) + (delta * delta) * half)
+}
+
 /// Mean and variance, from those of 64 lanes that have each seen `count` values, and from what no longer filled all lanes.
 ///
 /// Lanes are merged halves onto halves: equal counts make Chan's formula short. Nothing is fused, so that a compiler may do
@@ -138,10 +146,6 @@ pub(super) fn moments_of_lanes(
     rest: &[f32],
 ) -> (f32, f32) {
     let mut half = 0.5 * count;
-    let merge = |half: f32, a: (f32, f32), b: (f32, f32)| {
-        let delta = b.0 - a.0;
-        (0.5 * (a.0 + b.0), (a.1 + b.1) + (delta * delta) * half)
-    };
     let ([mut mean, b, c, d], [mut m2, b2, c2, d2]) = (mean, m2);
     for i in 0..STEP {
         let low = merge(half, (mean[i], m2[i]), (c[i], c2[i]));

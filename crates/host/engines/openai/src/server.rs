@@ -58,8 +58,9 @@ impl Server {
             .timeout_connect(Some(PATIENCE))
             // What lies between would be measured too.
             .proxy(None)
-            .max_idle_connections_per_host(256)
-            .max_idle_connections(256)
+            // A connection of its own for every request: one that was kept may be closed by the server when it is used again.
+            .max_idle_connections(0)
+            .max_idle_connections_per_host(0)
             .build()
             .into();
         Ok(Server { agent, base, key })
@@ -144,8 +145,6 @@ fn events(response: Response<ureq::Body>, listen: &mut dyn FnMut(Chunk, u64) -> 
         // Lines without data are comments, names of events and the blank lines between them.
         let Some(data) = text.trim_end().strip_prefix("data:").map(str::trim_start) else { continue };
         if data == "[DONE]" {
-            // What is behind it is read, so that the connection can be used again.
-            let _ = std::io::copy(&mut reader.take(LONGEST_LINE), &mut std::io::sink());
             return Ok(());
         }
         let chunk = Chunk::parse(data).map_err(Failure::Broken)?;

@@ -102,7 +102,11 @@ unsafe impl core::alloc::GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: core::alloc::Layout) -> *mut u8 {
         let mut pieces = self.0.lock();
         match pieces.iter_mut().find_map(|piece| piece.allocate_first_fit(layout).ok()) {
-            Some(block) => block.as_ptr(),
+            Some(block) => {
+                let used: usize = pieces.iter().map(|piece| piece.used()).sum();
+                PEAK.fetch_max(used, Ordering::Relaxed);
+                block.as_ptr()
+            }
             None => {
                 REFUSED.store(layout.size(), Ordering::Relaxed);
                 core::ptr::null_mut()
@@ -120,6 +124,19 @@ unsafe impl core::alloc::GlobalAlloc for Heap {
         // SAFETY: the caller got `block` from `alloc` with this layout, and this piece is where it lies.
         unsafe { owner.deallocate(block, layout) }
     }
+}
+
+/// Most bytes of the heap that were in use together.
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes of the heap that are in use.
+pub fn heap_used() -> usize {
+    HEAP.0.lock().iter().map(|piece| piece.used()).sum()
+}
+
+/// The most that [`heap_used`] has been.
+pub fn heap_peak() -> usize {
+    PEAK.load(Ordering::Relaxed)
 }
 
 /// Bytes of the heap that nothing uses.

@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: the instructions of the suite's micro-cases, against a baseline, to the last digit.
+//! `cargo xtask bench`: the instructions of the suite's micro-cases and of whole boots, against a baseline, to the last
+//! digit.
 //!
 //! Under `-icount shift=0` the emulated CPU retires the same number of instructions every time, on any machine. The
 //! number depends on the compiler, on the image's features and on the emulated CPU, so these are the baseline's key.
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 use crate::image::{self, Build};
 use crate::qemu::{self, counting_boot, counts_of_boot};
 use crate::toolchain::{BARE_METAL, Toolchain, version_field};
-use crate::{Failure, setup};
+use crate::{Failure, figures, setup};
 
 /// Instructions by `case/table`.
 pub type Counts = BTreeMap<String, u64>;
@@ -90,21 +91,32 @@ fn entries() -> Result<Vec<Value>, Failure> {
     whole["baselines"].as_array().cloned().ok_or_else(|| told(&"no list `baselines`"))
 }
 
-/// The baseline of `key`, if there is one.
-pub fn baseline(key: &Key) -> Result<Option<Counts>, Failure> {
-    Ok(entries()?.iter().find(|entry| key.matches(entry)).map(|entry| {
-        let cases = entry["instructions"].as_object().into_iter().flatten();
-        cases.filter_map(|(case, count)| Some((case.clone(), count.as_u64()?))).collect()
+/// What a baseline is of: the micro-cases.
+pub const CASES: &str = "instructions";
+/// What a baseline is of: whole boots.
+pub const BOOTS: &str = "boots";
+
+/// The baseline of `key` for `part`, if there is one.
+pub fn baseline(key: &Key, part: &str) -> Result<Option<Counts>, Failure> {
+    let entries = entries()?;
+    let part = entries.iter().find(|entry| key.matches(entry)).and_then(|entry| entry[part].as_object());
+    Ok(part.map(|cases| {
+        cases.iter().filter_map(|(case, count)| Some((case.clone(), count.as_u64()?))).collect()
     }))
 }
 
-/// Replaces or adds the baseline of `key`.
-fn update(key: &Key, counts: &Counts) -> Result<(), Failure> {
-    let mut kept: Vec<Value> = entries()?.into_iter().filter(|entry| !key.matches(entry)).collect();
-    kept.push(json!({
-        "rustc": key.rustc, "target": key.target, "features": key.features, "cpu": key.cpu, "instructions": counts,
-    }));
-    let text = serde_json::to_string_pretty(&json!({ "baselines": kept })).expect("values are serializable");
+/// Replaces or adds the baseline of `key` for `part`.
+fn update(key: &Key, part: &str, counts: &Counts) -> Result<(), Failure> {
+    let mut entries = entries()?;
+    let place = entries.iter().position(|entry| key.matches(entry)).unwrap_or_else(|| {
+        entries.push(json!({
+            "rustc": key.rustc, "target": key.target, "features": key.features, "cpu": key.cpu,
+        }));
+        entries.len() - 1
+    });
+    entries[place][part] = json!(counts);
+    let text =
+        serde_json::to_string_pretty(&json!({ "baselines": entries })).expect("values are serializable");
     let file = baseline_file();
     std::fs::write(&file, text + "\n").map_err(|error| format!("{}: {error}", file.display()))
 }
@@ -146,28 +158,40 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     setup::provide(&setup::BOOTING)?;
     let key = Key::current(&arguments.cpu)?;
     let counts = count(&arguments.cpu, arguments.extra_work)?;
-    for (case, instructions) in &counts {
+    // Boots choose their processors themselves, and have no work to add.
+    let boots = if arguments.cpu == qemu::DEFAULT_CPU && !arguments.extra_work {
+        figures::count()?
+    } else {
+        Counts::new()
+    };
+    for (case, instructions) in counts.iter().chain(&boots) {
         println!("{instructions:>12}  {case}");
     }
     if arguments.update_instructions {
-        update(&key, &counts)?;
+        update(&key, CASES, &counts)?;
+        if !boots.is_empty() {
+            update(&key, BOOTS, &boots)?;
+        }
         println!("baseline of {key} written to {}", baseline_file().display());
         return Ok(ExitCode::SUCCESS);
     }
-    let Some(baseline) = baseline(&key)? else {
+    let Some(baseline_of_cases) = baseline(&key, CASES)? else {
         println!("no baseline for {key}; write one with: cargo xtask bench --update-instructions");
         return Ok(ExitCode::SUCCESS);
     };
-    let differences = differences(&baseline, &counts);
+    let mut differences = differences(&baseline_of_cases, &counts);
+    if let (Some(baseline), false) = (baseline(&key, BOOTS)?, boots.is_empty()) {
+        differences.extend(self::differences(&baseline, &boots));
+    }
     if differences.is_empty() {
-        println!("{} cases equal the baseline of {key}", counts.len());
+        println!("{} cases equal the baseline of {key}", counts.len() + boots.len());
         return Ok(ExitCode::SUCCESS);
     }
     differences.iter().for_each(|line| println!("{line}"));
     Err(format!(
         "{} of {} cases differ from the baseline; if that is meant: cargo xtask bench --update-instructions",
         differences.len(),
-        baseline.len()
+        counts.len() + boots.len()
     ))
 }
 

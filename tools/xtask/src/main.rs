@@ -8,7 +8,7 @@
 //!    it, [`records`] reads its measurements.
 //! 4. [`example`] does both for the minimal kernel that takes the library as others would.
 //! 5. [`dist`] builds static programs for Linux.
-//! 6. [`gate`] compares instruction counts with their baseline.
+//! 6. [`gate`] compares instruction counts with their baseline; [`figures`] are those of whole boots.
 //! 7. [`versus`] compares ours with llama.cpp.
 //! 8. [`symbolize`] names the addresses of a failure's report.
 //! 9. [`trace`] makes a file for a trace viewer of what the image recorded.
@@ -23,6 +23,7 @@ mod device_trees;
 mod dist;
 mod elf;
 mod example;
+mod figures;
 mod gate;
 mod guest;
 mod image;

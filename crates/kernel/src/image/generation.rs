@@ -11,8 +11,8 @@ use super::model::Loaded;
 use super::options::Source;
 use super::settings::Settings;
 use super::trace;
-use crate::boot::clock::seconds_since;
-use crate::boot::{Step, begin, heap_free};
+use crate::boot::clock::{seconds_since, since_entry};
+use crate::boot::{Step, begin, heap_free, heap_peak, heap_used};
 use crate::console;
 use crate::console_line as line;
 use crate::llm::benchmarks::{Clock, ClockKind};
@@ -76,7 +76,9 @@ pub fn run(
     traced: bool,
 ) -> Result<(), String> {
     begin(Step::Session);
+    let before = heap_used();
     let mut memory = memory(loaded, &request.config, true)?;
+    let taken = heap_used() - before;
     let mut session = Session::new(loaded.fastest(), request.config, kernels, team, &mut memory)
         .map_err(|e| e.to_string())?;
 
@@ -87,6 +89,12 @@ pub fn run(
     }
     speaker.answer(&mut session, request)?;
     trace::print(&session, speaker.clock);
+    let planned = loaded.plan(&request.config)?.session();
+    line!(
+        "memory for the session: {taken} bytes taken, {planned} planned, {} in use; {} bytes of the heap besides at its peak",
+        session.memory_used(),
+        heap_peak() - taken
+    );
     units(&session)
 }
 
@@ -199,14 +207,20 @@ impl Speaker<'_> {
         let config = GenerateConfig { max_tokens: tokens, ignore_stop: false };
         let start = self.clock.now();
         let mut first_s = None;
+        let (mut entry, mut counted) = (None, None);
         let generated = generate(session, &self.loaded.tokenizer, &mut sampler, prompt, config, |step| {
-            first_s.get_or_insert_with(|| seconds_since(self.clock, start));
+            first_s.get_or_insert_with(|| {
+                entry = since_entry(self.clock);
+                counted = self.clock.counters().instructions.ok();
+                seconds_since(self.clock, start)
+            });
             heard(step.id, step.text);
             console::print(format_args!("{}", step.text));
             if self.keys.interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         line!("");
         let generated = generated.map_err(|error| error.to_string())?;
+        let counted = counted.zip(self.clock.counters().instructions.ok());
         let all_s = seconds_since(self.clock, start);
         let first_s = first_s.unwrap_or(all_s);
         let emulated = match self.clock.kind() {
@@ -220,6 +234,12 @@ impl Speaker<'_> {
             prompt.len() as f64 / first_s,
             generated.tokens.saturating_sub(1) as f64 / (all_s - first_s).max(1e-9),
         );
+        if let Some([banner, first]) = entry {
+            line!("instructions from entry: {banner} to the first line, {first} to the first token");
+        }
+        if let (Some((first, last)), later @ 1..) = (counted, generated.tokens.saturating_sub(1) as u64) {
+            line!("instructions for each of {later} tokens behind the first: {}", (last - first) / later);
+        }
         Ok(generated)
     }
 }

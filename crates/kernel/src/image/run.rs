@@ -16,7 +16,7 @@ use super::shell::Shell;
 use super::{generation, hash, suite};
 use crate::arch::aarch64::doze::Doze;
 use crate::arch::aarch64::{cores, features, vectors, watchdog};
-use crate::boot::clock::KernelClock;
+use crate::boot::clock::{self, KernelClock};
 use crate::boot::machine::Machine;
 use crate::boot::{Step, begin, entered_at, heap_free, pi, print_map};
 use crate::console_line as line;
@@ -31,6 +31,7 @@ const WATCHDOG_S: u64 = 60;
 
 /// Runs the image to its end. An error is one line for a person.
 pub fn run(machine: &Machine<'static>, _heap: usize) -> Result<(), String> {
+    clock::banner();
     line!("BareLM {} on bare metal, no operating system", env!("CARGO_PKG_VERSION"));
     begin(Step::CommandLine);
     let options = Options::parse(machine.bootargs).map_err(|e| e.to_string())?;

@@ -206,6 +206,11 @@ impl<'m> Session<'m> {
         self.engine.profile.as_ref()
     }
 
+    /// Bytes of the memory lent to [`Self::new`] that the session uses, from its start to its end.
+    pub fn memory_used(&self) -> usize {
+        self.engine.memory_used
+    }
+
     /// Products (matrix rows times positions) that each member of the team has computed.
     pub fn work_units(&self) -> impl Iterator<Item = u64> + '_ {
         self.engine.work_units()

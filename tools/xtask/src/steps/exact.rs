@@ -1,20 +1,25 @@
-//! The instruction gate, and the proof that it fails when work is added.
+//! The instruction gate, and the proof that it fails when work is added; the figures of whole boots.
 
-use super::{BOOTING, Step, Verdict, in_ci};
-use crate::{Failure, gate, qemu};
+use super::{BOOTING, Run, Step, Verdict, in_ci};
+use crate::setup::Need;
+use crate::{Failure, figures, gate, qemu};
 
-/// Both steps.
+/// All steps.
 pub fn steps() -> Vec<Step> {
     vec![
         Step::new("instruction gate", &BOOTING, |_| judge().unwrap_or_else(Verdict::Failed)),
         Step::new("instruction gate with 1 % more work", &BOOTING, |_| sees_more_work().into()),
+        Step::new("figures of boots", &[&BOOTING[..], &[Need::Model]].concat(), |_| {
+            judge_boots().unwrap_or_else(Verdict::Failed)
+        }),
+        Step::new("size of the image", &BOOTING, |run| size(run).into()),
     ]
 }
 
 /// Compares counts with the baseline.
 fn judge() -> Result<Verdict, Failure> {
     let key = gate::Key::current(qemu::DEFAULT_CPU)?;
-    let Some(baseline) = gate::baseline(&key)? else {
+    let Some(baseline) = gate::baseline(&key, gate::CASES)? else {
         let why = format!("no baseline for {key}; write one with: cargo xtask bench --update-instructions");
         return Ok(if in_ci() { Verdict::Failed(why) } else { Verdict::Skipped(why) });
     };
@@ -28,6 +33,36 @@ fn judge() -> Result<Verdict, Failure> {
         "{} cases differ from the baseline; if that is meant: cargo xtask bench --update-instructions",
         differences.len()
     )))
+}
+
+/// Compares whole boots with the baseline.
+fn judge_boots() -> Result<Verdict, Failure> {
+    let key = gate::Key::current(qemu::DEFAULT_CPU)?;
+    let Some(baseline) = gate::baseline(&key, gate::BOOTS)? else {
+        let why = format!("no boots for {key}; write them with: cargo xtask bench --update-instructions");
+        return Ok(if in_ci() { Verdict::Failed(why) } else { Verdict::Skipped(why) });
+    };
+    let figures = figures::count()?;
+    figures.iter().for_each(|(name, figure)| println!("{figure:>12}  {name}"));
+    let differences = gate::differences(&baseline, &figures);
+    match differences.is_empty() {
+        true => Ok(Verdict::Passed),
+        false => Ok(Verdict::Failed(format!(
+            "{}; if that is meant: cargo xtask bench --update-instructions",
+            differences.join("; ")
+        ))),
+    }
+}
+
+/// The image without its model is no larger than what is stated.
+fn size(run: &Run) -> Result<(), Failure> {
+    let image = run.image()?;
+    let bytes = figures::image_bytes(image)?;
+    println!("{} bytes with the small model, {bytes} without", image.bytes);
+    match bytes <= figures::MOST_IMAGE_BYTES {
+        true => Ok(()),
+        false => Err(format!("{bytes} bytes without the model, {} at most", figures::MOST_IMAGE_BYTES)),
+    }
 }
 
 /// Adds work to every case: against counts of today without it, the gate must find each of them, and find it larger.

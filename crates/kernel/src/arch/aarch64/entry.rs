@@ -242,6 +242,13 @@ _start:
     mov     x22, x0
     mrs     x25, CurrentEL
     to_el1
+    mov     x1, #{instructions}       // counter 0 counts instructions from here on
+    msr     pmevtyper0_el0, x1
+    mov     x1, #1
+    msr     pmcntenset_el0, x1
+    mov     x1, #3                    // all on, all zero
+    msr     pmcr_el0, x1
+    isb
     adrp    x1, {stack_top}
     add     x1, x1, :lo12:{stack_top}
     ldr     x2, ={stack_offset}
@@ -390,6 +397,7 @@ _start_core:
     mair = const mmu::MAIR,
     tcr = const mmu::TCR,
     early_normal = const mmu::EARLY_NORMAL,
+    instructions = const super::pmu::INST_RETIRED,
     magic = const u32::from_le_bytes(MAGIC),
     affinity = const super::cores::AFFINITY,
     spun = sym SPUN,

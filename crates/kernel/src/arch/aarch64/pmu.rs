@@ -7,7 +7,7 @@ use crate::llm::benchmarks::{Counter, CounterSample};
 
 /// Architectural event numbers and bits of PMCEID0_EL0.
 const L1D_CACHE_REFILL: u64 = 0x03;
-const INST_RETIRED: u64 = 0x08;
+pub(super) const INST_RETIRED: u64 = 0x08;
 const BR_MIS_PRED: u64 = 0x10;
 
 /// QEMU announces the event only where it can count it.
@@ -45,6 +45,12 @@ fn extended(number: usize, read: impl Fn() -> u64) -> u64 {
         value = read();
     }
     LOST[number].load(Ordering::Relaxed) + value
+}
+
+/// Instructions since the image's first one, which the entry lets counter 0 count; until [`Pmu::start`] begins anew.
+/// Nothing of use where instructions are not counted.
+pub fn since_entry() -> u64 {
+    read!("pmevcntr0_el0")
 }
 
 /// The boot core's counters, running.

@@ -84,7 +84,8 @@ struct Table([u64; 512]);
 /// A memory map under construction; its first table is the root.
 pub struct Map {
     tables: [Table; TABLES],
-    used: usize,
+    /// Tables in use besides the root: an empty map is all zero, and takes no place in the image's file.
+    more: usize,
 }
 
 /// log2 of the bytes that an entry of a table of `level` spans.
@@ -119,7 +120,7 @@ impl fmt::Display for Region {
 impl Map {
     /// Nothing is mapped.
     pub const fn new() -> Self {
-        Map { tables: [Table([0; 512]); TABLES], used: 1 }
+        Map { tables: [Table([0; 512]); TABLES], more: 0 }
     }
 
     /// Lets `range` (whole 4 KiB pages) be used as `kind`, whatever it was before.
@@ -179,9 +180,9 @@ impl Map {
         if entry & TABLE_OR_PAGE == TABLE_OR_PAGE {
             return Ok(((entry & ADDRESS) as usize - first) / size_of::<Table>());
         }
-        let new = self.used;
+        let new = self.more + 1;
         let pieces = &mut self.tables.get_mut(new).ok_or(OutOfTables)?.0;
-        self.used += 1;
+        self.more = new;
         if entry & BLOCK != 0 {
             let valid = if level + 1 == 3 { TABLE_OR_PAGE } else { BLOCK };
             for (i, piece) in pieces.iter_mut().enumerate() {
@@ -197,7 +198,7 @@ impl Map {
 
     /// Tables in use, and how many there is room for.
     pub fn tables(&self) -> (usize, usize) {
-        (self.used, TABLES)
+        (self.more + 1, TABLES)
     }
 
     /// Where the root is.

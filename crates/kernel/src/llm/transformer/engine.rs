@@ -127,6 +127,8 @@ impl Tally {
 /// All memory is taken at construction; nothing allocates afterwards. Who uses it decides which rows to run and which
 /// pages of the cache belong to which sequence.
 pub(crate) struct Engine<'m> {
+    /// Bytes of the memory lent that are in use: all of them from the start.
+    pub memory_used: usize,
     pub model: &'m Model<'m>,
     pub kernels: &'static Kernels,
     pub team: &'m dyn Team,
@@ -176,7 +178,9 @@ impl<'m> Engine<'m> {
         let values = arena.take(elements).map_err(short)?;
         let buffers = Buffers::take(&mut arena, layout, members).map_err(short)?;
         let tables = arena.take(layout.sequences * layout.pages_each).map_err(short)?;
+        let memory_used = available as usize - arena.size();
         Ok(Engine {
+            memory_used,
             model,
             kernels,
             team,

@@ -273,8 +273,9 @@ fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
 
 /// Memory that nothing lies in, the largest piece first.
 fn free(machine: &Machine<'_>) -> Vec<Range<usize>, { machine::RANGES }> {
-    let own = [image(), machine.tree.clone(), machine.initrd.clone().unwrap_or(0..0)];
-    let mut taken: Vec<Range<usize>, { machine::RANGES + 3 }> = machine.reserved.iter().cloned().collect();
+    // The first page too: its address is that of no object.
+    let own = [image(), machine.tree.clone(), machine.initrd.clone().unwrap_or(0..0), 0..4096];
+    let mut taken: Vec<Range<usize>, { machine::RANGES + 4 }> = machine.reserved.iter().cloned().collect();
     taken.extend(own);
     // No device is memory, whatever the tree says: a Raspberry Pi 3's own tree counts the gigabyte whole.
     let mut ram = machine.ram.clone();

@@ -103,6 +103,9 @@ pub fn sentences(record: &Record<'_>) -> Vec<String> {
         ),
         None => "It is ahead in none.".into(),
     };
+    if all.is_empty() {
+        return vec![first, others(record)];
+    }
     vec![first, second, others(record)]
 }
 

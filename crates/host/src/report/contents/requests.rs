@@ -1,6 +1,6 @@
 //! Sections about requests: ratios, one at a time, many, for long, long ones.
 
-use crate::compare::record::{Arrival, Interval, Scenario, Summary};
+use crate::compare::record::{Arrival, Interval, Scenario, Summary, Visit};
 use crate::report::chart::{Axis, Chart, Mark, Point, Series, short};
 use crate::report::page::{Cell, Part, Section};
 
@@ -22,9 +22,11 @@ pub(super) fn losses(record: &Record<'_>) -> Section {
         }
     }
     rows.sort_by(|a, b| a[7].value.partial_cmp(&b[7].value).unwrap_or(std::cmp::Ordering::Equal));
-    let none = Part::Text(
-        "In no cell that can be compared is another engine ahead with its whole interval. What could not be compared is listed under “What was measured, and what was not”.".into(),
-    );
+    let compared = record.summaries.iter().any(|s| !s.ours_times.is_empty());
+    let none = Part::Text(match compared {
+        true => "In no case is another engine ahead of ours with its whole interval. What could not be compared is under “What was measured, and what was not”.".into(),
+        false => "No case of this record can be compared: the reasons are under “What was measured, and what was not” and in the remarks.".into(),
+    });
     let columns =
         ["ahead of ours", "model", "class", "threads", "scenario", "case", "by", "ours, times as fast"];
     let parts = table("Where BareLM is behind", &columns, rows).unwrap_or(none);
@@ -105,12 +107,15 @@ fn latencies(record: &Record<'_>) -> Option<Chart> {
     let same = || record.of(Scenario::Single).filter(|s| s.model_sha256 == first.model_sha256 && s.best);
     let longest = same().map(|s| s.case.prompt_tokens).max()?;
     let series = same().filter(|s| s.case.prompt_tokens == longest).map(|s| {
-        let visits = record.visits().filter(|visit| {
-            visit.counts()
-                && visit.engine.name == s.engine
-                && visit.model.sha256 == s.model_sha256
-                && visit.case == s.case
-        });
+        let of = |visit: &&Visit| {
+            visit.engine.name == s.engine && visit.model.sha256 == s.model_sha256 && visit.case == s.case
+        };
+        // As the figures: disturbed rounds only where there is no other.
+        let undisturbed = record.visits().filter(of).any(Visit::counts);
+        let visits = record
+            .visits()
+            .filter(of)
+            .filter(|visit| if undisturbed { visit.counts() } else { visit.measured() });
         let mut times: Vec<f64> = visits
             .flat_map(|visit| visit.requests.iter().filter_map(|sample| sample.e2e_ns()))
             .map(|ns| ns / 1e6)

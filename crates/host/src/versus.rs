@@ -3,10 +3,12 @@
 //! 1. [`work`] is what is asked for and what it needs at least.
 //! 2. [`engine`] asks an engine, which is a process that speaks `docs/llm/PROTOCOL.md`.
 //! 3. [`slots`] takes turns, and drops what the machine spoilt; [`contention`] looks whether others worked.
-//! 4. [`report`] shows and records it.
+//! 4. [`neighbors`] keeps processors busy where that is what is measured.
+//! 5. [`report`] shows and records it.
 
 pub mod contention;
 pub mod engine;
+pub mod neighbors;
 pub mod report;
 pub mod slots;
 pub mod work;
@@ -46,6 +48,8 @@ pub struct Plan {
     pub rounds: usize,
     /// The works.
     pub works: Vec<Work>,
+    /// Threads of this process that spin while an engine works.
+    pub beside: usize,
 }
 
 /// Starts all engines with a model, measures every work, and ends them again.
@@ -97,12 +101,19 @@ pub fn measure(
     let mut rows = Vec::new();
     for &work in &plan.works {
         progress(&work.name());
-        let row = Row::measure(&mut engines, &model, work, plan.rounds, buffer, &team)?;
+        let row = Row::measure(&mut engines, &model, work, plan, buffer, &team)?;
         rows.push((row, model.limit(work)));
     }
     for (engine, run) in engines.iter_mut().zip(&mut runs) {
         run.stats = engine.stats()?;
     }
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(ModelRun { model: name, threads, token_bytes: model.token_bytes, engines: runs, rows })
+    Ok(ModelRun {
+        model: name,
+        threads,
+        beside: plan.beside,
+        token_bytes: model.token_bytes,
+        engines: runs,
+        rows,
+    })
 }

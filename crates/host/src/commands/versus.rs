@@ -43,6 +43,10 @@ pub struct Arguments {
     /// Tokens to decode (default: 128, of large models 64); 0 leaves decoding out.
     #[arg(long, value_name = "N")]
     pub decode: Option<u32>,
+    /// Keep so many threads spinning while an engine works: how engines do beside a busy neighbor. Limits stay those of the
+    /// free machine.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=256))]
+    pub beside: u16,
     /// Append a record of each row to this file, one JSON object a line.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -86,7 +90,12 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         let decode = arguments.decode.unwrap_or(if large { 64 } else { 128 }) as usize;
         let works = [Work::Prefill(arguments.prefill as usize), Work::Decode(decode)];
         let works = works.into_iter().filter(|work| !matches!(work, Work::Prefill(0) | Work::Decode(0 | 1)));
-        let plan = Plan { engines: engines.clone(), rounds: arguments.rounds.into(), works: works.collect() };
+        let plan = Plan {
+            engines: engines.clone(),
+            rounds: arguments.rounds.into(),
+            works: works.collect(),
+            beside: arguments.beside.into(),
+        };
         let environment = Value::Object(environment::object(Some(&file)));
         for &threads in &arguments.threads {
             let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -13,6 +13,9 @@ use crate::failure::Failure;
 
 /// How long an engine may take for one answer. Loading a large model from a slow disk takes longest.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// How long it may take to greet, which some do after they have imported a framework; a program that speaks no protocol says
+/// nothing for ever.
+const GREETING: Duration = Duration::from_secs(30);
 /// How much longer than the engine says its answer may take by our clock: a share, and what a busy machine adds.
 const CLOCK_SHARE: f64 = 0.02;
 /// See [`CLOCK_SHARE`].
@@ -56,7 +59,7 @@ impl EngineProcess {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .map_err(|error| Failure::because(&shown, error))?;
+            .map_err(|error| not_started(&shown, &error))?;
         let requests = child.stdin.take();
         let output = BufReader::new(child.stdout.take().expect("piped"));
         let (sender, replies) = channel();
@@ -69,7 +72,7 @@ impl EngineProcess {
         });
         let hello = Hello { engine: shown.clone(), ..Hello::default() };
         let mut engine = EngineProcess { name: shown, hello, child, requests, replies, next_id: 0 };
-        match engine.hear()? {
+        match engine.hear_within(GREETING)? {
             Reply::Hello(Hello { unavailable: Some(why), .. }) => {
                 Err(engine.wrong(&format!("cannot run here: {why}")))
             }
@@ -151,14 +154,22 @@ impl EngineProcess {
     }
 
     fn hear(&mut self) -> Result<Reply, Failure> {
-        match self.replies.recv_timeout(PATIENCE) {
+        self.hear_within(PATIENCE)
+    }
+
+    fn hear_within(&mut self, patience: Duration) -> Result<Reply, Failure> {
+        match self.replies.recv_timeout(patience) {
             Ok(Ok(line)) => serde_json::from_str(&line).map_err(|error| {
                 let start: String = line.chars().take(100).collect();
                 self.wrong(&format!("says what is no reply ({error}): {start}"))
             }),
             Ok(Err(error)) => Err(self.wrong(&format!("cannot be read: {error}"))),
+            Err(RecvTimeoutError::Timeout) if patience == GREETING => Err(self.wrong(&format!(
+                "has not greeted within {} s; it must write a `hello` line when it starts, see docs/llm/PROTOCOL.md",
+                patience.as_secs()
+            ))),
             Err(RecvTimeoutError::Timeout) => {
-                Err(self.wrong(&format!("has not answered for {} s", PATIENCE.as_secs())))
+                Err(self.wrong(&format!("has not answered for {} s", patience.as_secs())))
             }
             Err(RecvTimeoutError::Disconnected) => {
                 let status = self.child.wait().map_or_else(|error| error.to_string(), |s| s.to_string());
@@ -193,6 +204,18 @@ impl Drop for EngineProcess {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Why a program did not start, and what to do about it.
+fn not_started(program: &str, error: &std::io::Error) -> Failure {
+    let advice = match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            "; name an engine's program: one on the search path, or its file; `cargo xtask versus` builds llama.cpp's"
+        }
+        std::io::ErrorKind::PermissionDenied => "; it must be a file that may be executed",
+        _ => "",
+    };
+    Failure::Message(format!("engine {program} cannot be started: {error}{advice}"))
 }
 
 /// What is wrong with an answer, whose request was made and fulfilled at these times; `None` if nothing is.
@@ -268,6 +291,10 @@ mod tests {
         let old = serde_json::to_string(&Reply::Hello(Hello { protocol: 9, ..Hello::default() })).unwrap();
         assert!(start(&format!("echo '{old}'; cat")).contains("protocol 9"));
         let missing = EngineProcess::start(Path::new("/nonexistent"), &[]).err().expect("no engine");
-        assert!(missing.to_string().contains("/nonexistent"));
+        let missing = missing.to_string();
+        assert!(
+            missing.contains("/nonexistent") && missing.contains("name an engine's program"),
+            "{missing}"
+        );
     }
 }

@@ -31,6 +31,8 @@ pub struct ModelRun {
     pub model: String,
     /// Threads of each engine.
     pub threads: usize,
+    /// Busy neighbors beside them.
+    pub beside: usize,
     /// Bytes that a token reads.
     pub token_bytes: u64,
     /// The engines.
@@ -54,7 +56,12 @@ impl ModelRun {
     /// Lines of the table.
     fn lines(&self) -> Vec<Vec<String>> {
         let lines = self.rows.iter().map(|(row, kind)| {
-            let mut cells = vec![self.model.clone(), self.threads.to_string(), row.work.name()];
+            let beside = match self.beside {
+                0 => String::new(),
+                neighbors => format!(" beside {neighbors} busy"),
+            };
+            let work = format!("{}{beside}", row.work.name());
+            let mut cells = vec![self.model.clone(), self.threads.to_string(), work];
             for engine in 0..self.engines.len() {
                 cells.push(
                     row.rate(engine).map_or("—".into(), |rate| interval(rate, rate_digits(rate.median))),
@@ -127,6 +134,7 @@ impl ModelRun {
                 "model": self.model,
                 "token_bytes": self.token_bytes,
                 "threads": self.threads,
+                "beside": self.beside,
                 "work": row.work.name(),
                 "limit": kind.name(),
                 "engines": engines,
@@ -223,6 +231,7 @@ mod tests {
         ModelRun {
             model: "m".into(),
             threads: 2,
+            beside: 0,
             token_bytes: 100_000_000,
             engines: vec![engine("barelm", &[1, 2, 3], None), engine("other", &[1, 2, 4], None)],
             rows: vec![(Row { work: Work::Decode(128), slots }, LimitKind::Read)],

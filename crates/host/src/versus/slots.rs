@@ -8,8 +8,10 @@ use std::time::Duration;
 use barelm::llm::benchmarks::Stats;
 use barelm::llm::pool::Team;
 
+use super::Plan;
 use super::contention::Watch;
 use super::engine::EngineProcess;
+use super::neighbors::Neighbors;
 use super::work::{Model, Work};
 use crate::failure::Failure;
 use crate::limits::ReadBuffer;
@@ -72,13 +74,14 @@ impl Row {
         engines: &mut [EngineProcess],
         model: &Model,
         work: Work,
-        rounds: usize,
+        plan: &Plan,
         buffer: &ReadBuffer,
         team: &dyn Team,
     ) -> Result<Self, Failure> {
+        let rounds = plan.rounds;
         let mut row = Row { work, slots: Vec::new() };
         while row.good().count() < rounds && row.slots.len() < 2 * rounds {
-            row.slots.push(measure_slot(engines, model, work, row.slots.len(), buffer, team)?);
+            row.slots.push(measure_slot(engines, model, work, (row.slots.len(), plan.beside), buffer, team)?);
         }
         Ok(row)
     }
@@ -128,7 +131,7 @@ fn measure_slot(
     engines: &mut [EngineProcess],
     model: &Model,
     work: Work,
-    index: usize,
+    (index, beside): (usize, usize),
     buffer: &ReadBuffer,
     team: &dyn Team,
 ) -> Result<Slot, Failure> {
@@ -145,9 +148,13 @@ fn measure_slot(
     }
     for at in order {
         std::thread::sleep(PAUSE);
+        // In this process, so that the watch does not take them for others; limits are those of the free machine.
+        let neighbors = Neighbors::start(beside)?;
         let answer = engines[at].submit(&prompt, tokens)?;
+        drop(neighbors);
         rates[at] = work.rate(answer.done.prefill_ns, answer.done.decode_ns);
-        if !answer.undisturbed() {
+        // Beside neighbors our own reading is disturbed, and that is meant.
+        if beside == 0 && !answer.undisturbed() {
             disturbed.get_or_insert_with(|| format!("{} was disturbed", engines[at].name()));
         }
     }

@@ -36,14 +36,7 @@ fn engines() -> Vec<Engine> {
         if !wanted.is_empty() && !wanted.contains(&name) {
             continue;
         }
-        // `cargo xtask versus` leaves llama.cpp in its own folder.
-        let own = root.join("engines/llama-cpp/target/release/barelm-engine-llama-cpp");
-        let program = match known.is_ours() {
-            true => Some(ours.clone()),
-            false => {
-                known.installed(&places).or_else(|| (name == "llama-cpp" && own.is_file()).then_some(own))
-            }
-        };
+        let program = if known.is_ours() { Some(ours.clone()) } else { known.installed(&places) };
         match program {
             Some(program) => engines.push(Engine { name, program, arguments: known.arguments }),
             None if wanted.is_empty() => {

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::setup::Need;
 use crate::toolchain::BARE_METAL;
-use crate::{Failure, boards, dist, example, gate, qemu, setup, steps, symbolize, trace, versus};
+use crate::{Failure, boards, dist, engines, example, gate, qemu, setup, steps, symbolize, trace, versus};
 
 /// BareLM's driver: everything a person or CI runs.
 #[derive(Debug, Parser)]
@@ -30,6 +30,9 @@ enum Command {
     Dist,
     /// Compare instruction counts of the suite's micro-cases with their baseline.
     Bench(gate::Arguments),
+    /// Build the engines of other projects, for the comparison.
+    #[command(subcommand)]
+    Engines(engines::Command),
     /// Build llama.cpp, and measure ours and it in turns.
     Versus(versus::Arguments),
     /// Name functions and lines for the addresses of a failure's report.
@@ -57,6 +60,7 @@ impl Cli {
             }
             Command::Dist => dist::run().map(|()| ExitCode::SUCCESS),
             Command::Bench(arguments) => gate::run(&arguments),
+            Command::Engines(command) => engines::run(&command),
             Command::Versus(arguments) => versus::run(&arguments),
             Command::Symbolize(arguments) => symbolize::run(&arguments),
             Command::Trace(arguments) => trace::run(&arguments),

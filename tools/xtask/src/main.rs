@@ -9,7 +9,7 @@
 //! 4. [`example`] does both for the minimal kernel that takes the library as others would.
 //! 5. [`dist`] builds static programs for Linux.
 //! 6. [`gate`] compares instruction counts with their baseline; [`figures`] are those of whole boots.
-//! 7. [`versus`] compares ours with llama.cpp.
+//! 7. [`engines`] builds the engines of other projects; [`versus`] compares ours with llama.cpp.
 //! 8. [`symbolize`] names the addresses of a failure's report.
 //! 9. [`trace`] makes a file for a trace viewer of what the image recorded.
 //! 10. [`steps`] is everything CI runs.
@@ -22,6 +22,7 @@ mod debian_rust;
 mod device_trees;
 mod dist;
 mod elf;
+mod engines;
 mod example;
 mod figures;
 mod gate;

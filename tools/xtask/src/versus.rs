@@ -2,18 +2,17 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 
 use crate::setup::{self, Need};
 use crate::toolchain::Toolchain;
-use crate::{Failure, model, process};
+use crate::{Failure, engines, model, process};
 
-/// The engine's folder, below the root, and its program.
-const FOLDER: &str = "crates/host/engines/llama-cpp";
-const PROGRAM: &str = "barelm-engine-llama-cpp";
+/// The engine that ours is measured beside.
+const ENGINE: &str = "llama-cpp";
 
 /// Where a model's file comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,11 +63,11 @@ pub struct Arguments {
 
 /// Builds, makes and compares.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    setup::provide(&setup::ENGINES)?;
     setup::provide(&[Need::Model])?;
     let release = crate::target_folder().join("release");
     process::run(Toolchain::current().cargo().args(["build", "--release", "-p", "barelm-host"]))?;
-    let engine = build_engine(&release)?;
+    let engine = engines::Engine::named(ENGINE).expect("it is in the table");
+    let engine = engines::build(engine, false)?;
     let barelm = release.join("barelm");
     let files = wanted(arguments).map(|(file, source)| make(&barelm, file, source));
     let files = files.collect::<Result<Vec<_>, _>>()?;
@@ -99,35 +98,6 @@ fn wanted(arguments: &Arguments) -> impl Iterator<Item = (&'static str, Source)>
         (true, false) => true,
     };
     MODELS.into_iter().filter(move |(name, ..)| asked(name)).map(|(_, file, source)| (file, source))
-}
-
-/// The command that builds the engine, in its own folder, where its configuration lies.
-fn engine_build(folder: &Path) -> Command {
-    let mut cargo = Toolchain::current().cargo();
-    cargo.current_dir(folder).args(["build", "--release", "--locked"]);
-    // Each of these would take the place of the flags in the folder's configuration, and make llama.cpp slow.
-    for variable in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS", "CARGO_BUILD_TARGET"] {
-        cargo.env_remove(variable);
-    }
-    cargo.env("CARGO_TARGET_DIR", folder.join("target"));
-    cargo
-}
-
-/// Where the engine lies once it is built.
-pub fn engine() -> PathBuf {
-    crate::root().join(FOLDER).join("target/release").join(PROGRAM)
-}
-
-/// Builds llama.cpp and copies the engine beside our programs.
-fn build_engine(release: &Path) -> Result<PathBuf, Failure> {
-    let folder = crate::root().join(FOLDER);
-    if !engine().exists() {
-        println!("building llama.cpp: about six minutes on two cores, once");
-    }
-    process::run(&mut engine_build(&folder))?;
-    let (from, to) = (engine(), release.join(PROGRAM));
-    std::fs::copy(&from, &to).map_err(|error| format!("{} to {}: {error}", from.display(), to.display()))?;
-    Ok(to)
 }
 
 /// The model's file, made if it is not in the cache.
@@ -178,16 +148,5 @@ mod tests {
             ["SmolLM2-135M-Instruct.F16.gguf", "random-llama-3.2-1b.Q8_0.gguf"]
         );
         assert!(Line::try_parse_from(["versus", "--models", "gpt"]).is_err());
-    }
-
-    #[test]
-    fn the_engine_is_built_with_the_flags_of_its_folder() {
-        let folder = crate::root().join(FOLDER);
-        let flags = std::fs::read_to_string(folder.join(".cargo/config.toml")).unwrap();
-        assert!(flags.contains("rustflags = [\"-C\", \"target-cpu=native\"]"), "{flags}");
-        let command = engine_build(&folder);
-        assert_eq!(command.get_current_dir(), Some(folder.as_path()));
-        let removed = |name: &str| command.get_envs().any(|(key, value)| key == name && value.is_none());
-        assert!(removed("RUSTFLAGS") && removed("CARGO_ENCODED_RUSTFLAGS"));
     }
 }

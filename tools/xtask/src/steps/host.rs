@@ -1,6 +1,7 @@
 //! Formatting, lints, documentation and tests on this machine.
 
 use super::{Run, Step, Verdict};
+use crate::engines::{self, ENGINES};
 use crate::model;
 use crate::setup::Need;
 use crate::toolchain::{BARE_METAL, Toolchain};
@@ -57,12 +58,16 @@ pub fn steps() -> Vec<Step> {
         cargo.args(["--skip", super::boards::REAL_TREES]);
         run.counted(&mut cargo).into()
     }));
-    steps.push(Step::new("engine llama.cpp", &[], |run: &mut Run| {
-        if !crate::versus::engine().exists() {
-            let why = "left out, because building it takes minutes: cargo xtask versus builds it";
-            return Verdict::Skipped(why.into());
+    steps.push(Step::new("engines", &[], |run: &mut Run| {
+        let mut built = Vec::new();
+        for engine in ENGINES.iter().filter(|engine| engine.in_ci) {
+            if let Err(why) = engines::build(engine, false) {
+                return Verdict::Failed(format!("{}: {why}", engine.name));
+            }
+            built.push(engine.name);
         }
         let mut cargo = Toolchain::current().cargo();
+        cargo.env("BARELM_CONFORMANCE", built.join(","));
         cargo.args(["test", "-p", "barelm-host", "--test", "engines"]);
         run.counted(&mut cargo).into()
     }));

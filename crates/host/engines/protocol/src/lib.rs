@@ -5,12 +5,18 @@
 //! 3. [`serve_standard`] is the rest of an engine's program; the short form of a request is answered by it too.
 //! 4. [`ops`] are single operations, [`now_ns`] is the clock that both sides read, [`memory`] what a process says of its
 //!    memory.
+//! 5. [`sequences`] makes an engine, serial or batching, of a model that computes several sequences in a pass; [`cpu`]
+//!    compares what a program was compiled for with the machine it runs on; [`fixed_threads`] is for libraries that
+//!    keep the threads they started with.
 
 mod clock;
+pub mod cpu;
 mod engine;
+pub mod fixed_threads;
 mod memory;
 mod message;
 pub mod ops;
+pub mod sequences;
 mod serve;
 mod short;
 

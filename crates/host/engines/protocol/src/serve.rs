@@ -15,7 +15,12 @@ const FIRST_LINE: Duration = Duration::from_millis(100);
 
 /// [`serve`] on standard input and output, as a program's whole `main`: failures go to standard error.
 pub fn serve_standard(backend: &dyn Backend) -> ExitCode {
-    match serve(backend, io::BufReader::new(io::stdin()), io::stdout().lock()) {
+    report(backend, serve(backend, io::BufReader::new(io::stdin()), io::stdout().lock()))
+}
+
+/// A program's status for what became of its session.
+pub(crate) fn report(backend: &dyn Backend, served: io::Result<()>) -> ExitCode {
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever asked has gone.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,

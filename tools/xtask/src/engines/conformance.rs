@@ -1,0 +1,195 @@
+//! Records of conformance: for each engine that CI does not build, when it last passed the protocol's tests, with a hash
+//! of everything it is made of. CI fails where a folder has changed since.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::{ENGINES, Engine};
+use crate::toolchain::Toolchain;
+use crate::{Failure, process};
+
+/// Engines whose present form has not been tested against this version of the protocol: they have no record, and what
+/// they measure is not to be trusted. Testing one takes its name from here.
+const UNTESTED: [&str; 3] = ["llama-cpp", "mistralrs-wheel", "pytorch"];
+
+/// The records, an object a line.
+fn file() -> PathBuf {
+    crate::root().join("crates/host/engines/conformance.jsonl")
+}
+
+/// Records by engine.
+fn read() -> Result<BTreeMap<String, Value>, Failure> {
+    let text = match std::fs::read_to_string(file()) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(format!("{}: {error}", file().display())),
+    };
+    let line = |line: &str| {
+        let record: Value = serde_json::from_str(line).map_err(|error| format!("{line}: {error}"))?;
+        let name = record["engine"].as_str().ok_or_else(|| format!("{line}: no `engine`"))?.to_owned();
+        Ok((name, record))
+    };
+    text.lines().map(line).collect()
+}
+
+/// Why a record does not hold any more, for each that does not.
+pub fn stale() -> Vec<Failure> {
+    let records = match read() {
+        Ok(records) => records,
+        Err(why) => return vec![why],
+    };
+    ENGINES.iter().filter(|engine| !engine.in_ci).filter_map(|engine| judge(engine, &records).err()).collect()
+}
+
+fn judge(engine: &Engine, records: &BTreeMap<String, Value>) -> Result<(), Failure> {
+    let what_to_do = format!(
+        "cargo xtask engines build {0} && cargo xtask engines conform {0}, and commit the record",
+        engine.name
+    );
+    let Some(record) = records.get(engine.name) else {
+        return Err(format!("{}: has no record of a test: {what_to_do}", engine.name));
+    };
+    match record["folder_sha256"] == hash(engine)? {
+        true => Ok(()),
+        false => Err(format!(
+            "{}: has changed since it was tested on {}: {what_to_do}",
+            engine.name, record["date"]
+        )),
+    }
+}
+
+/// Tests engines one by one and writes what passed.
+pub fn conform<'e>(engines: impl Iterator<Item = &'e Engine>) -> Result<(), Failure> {
+    let mut records = read()?;
+    for engine in engines {
+        let program = engine.installed();
+        if !program.is_file() {
+            return Err(format!("{} is not built: cargo xtask engines build {0}", engine.name));
+        }
+        let hello = super::build::greeting(&program)?;
+        let unavailable = hello["unavailable"].as_str();
+        if unavailable.is_none() {
+            let mut cargo = Toolchain::current().cargo();
+            cargo
+                .args(["test", "-p", "barelm-host", "--test", "engines"])
+                .env("BARELM_CONFORMANCE", engine.name);
+            process::run(&mut cargo)?;
+        }
+        let date = process::read(std::process::Command::new("date").args(["-u", "+%F"]))?;
+        let record = json!({
+            "engine": engine.name,
+            "date": date.trim(),
+            "version": hello["version"],
+            "protocol": hello["protocol"],
+            "result": unavailable.map_or_else(|| "passed".to_owned(), |why| format!("built; not run: {why}")),
+            "folder_sha256": hash(engine)?,
+        });
+        println!("{record}");
+        records.insert(engine.name.to_owned(), record);
+    }
+    let text: String = records.values().map(|record| format!("{record}\n")).collect();
+    std::fs::write(file(), text).map_err(|error| format!("{}: {error}", file().display()))
+}
+
+/// Of names and contents of everything the engine is made of, but not of what is only written about it.
+fn hash(engine: &Engine) -> Result<String, Failure> {
+    let mut files = Vec::new();
+    collect(&engine.folder(), &mut files)?;
+    for folder in engine.shared {
+        collect(&crate::root().join(folder), &mut files)?;
+    }
+    hash_of(&crate::root(), files)
+}
+
+fn hash_of(root: &Path, mut files: Vec<PathBuf>) -> Result<String, Failure> {
+    files.sort();
+    let mut all = Sha256::new();
+    for file in files {
+        let bytes = std::fs::read(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+        let name = file.strip_prefix(root).unwrap_or(&file).to_string_lossy().into_owned();
+        all.update(format!("{name} {}\n", bytes.len()));
+        all.update(bytes);
+    }
+    Ok(all.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The files below `folder` that git would keep, notes left out.
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Failure> {
+    let told = |error: std::io::Error| format!("{}: {error}", folder.display());
+    for entry in std::fs::read_dir(folder).map_err(told)? {
+        let path = entry.map_err(told)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_dir() {
+            if name != "target" && name != "__pycache__" {
+                collect(&path, files)?;
+            }
+        } else if !name.ends_with(".md") && !name.ends_with('~') {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engines_that_are_not_built_here_were_tested_as_they_are() {
+        let known =
+            |why: &Failure| UNTESTED.iter().any(|name| why.starts_with(&format!("{name}: has no record")));
+        let stale: Vec<_> = stale().into_iter().filter(|why| !known(why)).collect();
+        assert!(stale.is_empty(), "{}", stale.join("\n"));
+        let records = read().unwrap();
+        for name in UNTESTED {
+            assert!(Engine::named(name).is_some() && !records.contains_key(name), "{name} has been tested");
+        }
+    }
+
+    #[test]
+    fn records_are_only_of_engines_that_there_are() {
+        for (name, record) in read().unwrap() {
+            let engine = Engine::named(&name).unwrap_or_else(|| panic!("{name} is no engine"));
+            assert!(!engine.in_ci, "{name} is tested by every run, and needs no record");
+            assert!(record["version"].as_str().is_some_and(|version| !version.is_empty()), "{record}");
+        }
+    }
+
+    #[test]
+    fn a_record_is_of_exactly_these_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        std::fs::create_dir_all(root.join("target/release")).unwrap();
+        std::fs::create_dir(root.join("src")).unwrap();
+        std::fs::write(root.join("src/main.rs"), "a").unwrap();
+        std::fs::write(root.join("Cargo.lock"), "b").unwrap();
+        let hash = || {
+            let mut files = Vec::new();
+            collect(root, &mut files).unwrap();
+            hash_of(root, files).unwrap()
+        };
+        let first = hash();
+        std::fs::write(root.join("README.md"), "words").unwrap();
+        std::fs::write(root.join("target/release/engine"), "built").unwrap();
+        assert_eq!(hash(), first);
+        std::fs::write(root.join("src/main.rs"), "c").unwrap();
+        let second = hash();
+        assert_ne!(second, first);
+        std::fs::rename(root.join("src/main.rs"), root.join("src/other.rs")).unwrap();
+        assert_ne!(hash(), second);
+    }
+
+    #[test]
+    fn a_changed_folder_and_an_untested_engine_are_named() {
+        let engine = Engine::named("llama-cpp").unwrap();
+        assert!(judge(engine, &BTreeMap::new()).unwrap_err().contains("no record"));
+        let record = |hash: String| {
+            BTreeMap::from([("llama-cpp".to_owned(), json!({"folder_sha256": hash, "date": "2026-01-02"}))])
+        };
+        assert!(judge(engine, &record("0".repeat(64))).unwrap_err().contains("2026-01-02"));
+        judge(engine, &record(hash(engine).unwrap())).unwrap();
+    }
+}

@@ -124,8 +124,8 @@ impl Board {
             "BareLM for {}\n\n\
              This folder is the first (FAT) partition of an SD card, but for the board's firmware, which is Raspberry\n\
              Pi's (LICENCE.broadcom) and is not passed on here. Add from the folder `boot` of\n\
-             https://github.com/raspberrypi/firmware, or from Debian's package raspi-firmware\n\
-             (/usr/lib/raspi-firmware):\n\n{}\n\
+             https://github.com/raspberrypi/firmware (Debian's raspi-firmware has all but the .dtb in\n\
+             /usr/lib/raspi-firmware):\n\n{}\n\
              Serial console, 115200 baud, 8 bits, no parity, 3.3 V levels: {}.\n\n\
              cmdline.txt says what the image does; its words follow `--`. Now: {words}\n\
              What to expect, and what to do where nothing comes: docs/llm/RASPBERRY_PI.md\n",

@@ -206,12 +206,12 @@ impl Decoder {
             let known_values = known_values.narrow(1, 0, end)?;
             // Query heads that share keys are rows of one product.
             let rows = rope_i(&split(&queries, heads)?, &cos, &sin)?.reshape((kv_heads, group * n, size))?;
-            let mut scores = rows.matmul(&known_keys.transpose(1, 2)?)?;
+            let mut scores = products(&rows, &known_keys.transpose(1, 2)?, n)?;
             if let Some(mask) = mask {
                 let shaped = scores.reshape((kv_heads, group, n, end))?;
                 scores = shaped.broadcast_add(mask)?.reshape((kv_heads, group * n, end))?;
             }
-            let output = softmax_last_dim(&scores)?.matmul(&known_values)?;
+            let output = products(&softmax_last_dim(&scores)?, &known_values, n)?;
             let output = output.reshape((heads, n, size))?.transpose(0, 1)?;
             outputs.push(output.reshape((n, heads * size))?);
             at += n;
@@ -233,6 +233,17 @@ impl Decoder {
         let values: Vec<f32> = (0..n).flat_map(row).collect();
         Tensor::from_vec(values, (n, start + n), &self.device).map(Some)
     }
+}
+
+/// The product of each key/value head's rows with its matrix. With one token, row by row: a product of one row is computed
+/// in place, one of a few rows is handed to threads, which costs more than such a small product.
+fn products(rows: &Tensor, matrices: &Tensor, tokens: usize) -> Result<Tensor> {
+    if tokens > 1 {
+        return rows.matmul(matrices);
+    }
+    let row = |at| rows.narrow(1, at, 1)?.matmul(matrices);
+    let products = (0..rows.dim(1)?).map(row).collect::<Result<Vec<_>>>()?;
+    Tensor::cat(&products, 1)
 }
 
 /// Cosines and sines of every position, computed in f64 and rounded once.

@@ -16,7 +16,20 @@ const MIRI_FILTERS: [&str; 4] = ["llm::arena", "llm::kv_cache", "llm::pool", "ll
 pub fn steps() -> Vec<Step> {
     vec![
         Step::new("NEON tests", &NEEDS, |run| {
-            neon(run, &["-p", "barelm", "--lib", "--", "--include-ignored", "simd", "quant", "transformer"])
+            neon(
+                run,
+                &[
+                    "-p",
+                    "barelm",
+                    "--lib",
+                    "--",
+                    "--include-ignored",
+                    "simd",
+                    "operations",
+                    "quant",
+                    "transformer",
+                ],
+            )
         }),
         Step::new("NEON logits hash", &[&NEEDS[..], &[Need::Model]].concat(), |run| {
             neon(

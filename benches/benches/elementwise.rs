@@ -10,7 +10,7 @@ use std::time::Duration;
 use barelm::llm::operations::{Function, Operations};
 use barelm::llm::pool::Team;
 use barelm_benches::contest::{Contender, Of, Settings, Task, copy_rate, run};
-use barelm_benches::wave;
+use barelm_benches::{Lines, wave};
 use barelm_host::team::ThreadTeam;
 use rayon::prelude::*;
 
@@ -80,9 +80,9 @@ fn one(settings: &Settings, team: &ThreadTeam, case: &str, step: Step, n: usize,
         return;
     }
     let operations = Operations::best();
-    let x: Vec<f32> = wave(n, 1).iter().map(|x| 8.0 * x).collect();
+    let x = Lines::of(&wave(n, 1).iter().map(|x| 8.0 * x).collect::<Vec<f32>>());
     let (up, bias) = (if operands == 3 { wave(n, 2) } else { Vec::new() }, wave(768, 3));
-    let out = RefCell::new(vec![0.0f32; n]);
+    let out = RefCell::new(Lines::of(&vec![0.0; n]));
     let (x, up, bias, out) = (&x[..], &up[..], &bias[..], &out);
     let value = move |i: usize| plain(step, x[i], bias[i % 768], up.get(i).copied().unwrap_or(0.0));
     let mut contenders = vec![Contender::new(&format!("BareLM ({})", operations.name), move || {
@@ -114,7 +114,7 @@ fn one(settings: &Settings, team: &ThreadTeam, case: &str, step: Step, n: usize,
     for contender in &mut contenders {
         if let Ok(sampler) = &mut contender.sampler {
             sampler(Duration::ZERO).expect("contenders of this process run");
-            let expected = expected.get_or_insert_with(|| out.borrow().clone());
+            let expected = expected.get_or_insert_with(|| out.borrow().to_vec());
             let agree =
                 out.borrow().iter().zip(&*expected).all(|(a, b)| (a - b).abs() <= 2e-6 * b.abs().max(1.0));
             assert!(agree, "{} finds something else", contender.name);

@@ -10,7 +10,7 @@ use barelm::llm::operations::Operations;
 use barelm::llm::pool::Team;
 use barelm::llm::shared::Shared;
 use barelm_benches::contest::{Contender, Of, Settings, Task, copy_rate, run};
-use barelm_benches::{peers, wave};
+use barelm_benches::{Lines, peers, wave};
 use barelm_host::team::ThreadTeam;
 
 fn main() {
@@ -54,8 +54,8 @@ fn one(settings: &Settings, team: &ThreadTeam, norm: Norm, rows: usize, n: usize
         return;
     }
     let operations = Operations::best();
-    let (x, weight, bias) = (wave(rows * n, 1), wave(n, 2), wave(n, 3));
-    let out = RefCell::new(vec![0.0f32; rows * n]);
+    let (x, weight, bias) = (Lines::of(&wave(rows * n, 1)), wave(n, 2), wave(n, 3));
+    let out = RefCell::new(Lines::of(&vec![0.0; rows * n]));
     let (x, weight, bias, out) = (&x[..], &weight[..], &bias[..], &out);
     let name = match norm {
         Norm::Layer => format!("BareLM, one pass ({})", operations.name),
@@ -89,7 +89,7 @@ fn one(settings: &Settings, team: &ThreadTeam, norm: Norm, rows: usize, n: usize
         for contender in &mut contenders {
             if let Ok(sampler) = &mut contender.sampler {
                 sampler(Duration::ZERO).expect("contenders of this process run");
-                let expected = expected.get_or_insert_with(|| out.borrow().clone());
+                let expected = expected.get_or_insert_with(|| out.borrow().to_vec());
                 let agree = out.borrow().iter().zip(&*expected).all(|(a, b)| (a - b).abs() < 1e-5);
                 assert!(agree, "{} finds something else", contender.name);
             }

@@ -4,9 +4,10 @@
 //! 2. [`run`](mod@run) takes turns between engines. [`scenario`] says what is measured; [`visit`](mod@visit) measures one engine
 //!    with one case, while [`telemetry`] looks at its process.
 //! 3. [`models`] are what engines run, [`quality`] is how exactly they do.
-//! 3. [`record`] is what is kept of a run: rows with every sample.
-//! 4. [`summary`] makes the figures of a record, by [`stats`]; a report does the same and gets the same.
-//! 5. [`ops`] knows what single operations should give.
+//! 4. [`record`] is what is kept of a run: rows with every sample.
+//! 5. [`summary`] makes the figures of a record, by [`stats`]; a report does the same and gets the same.
+//! 6. [`ops`] knows what single operations should give, [`machine`] what the machine can do; [`found`] looks for engines that
+//!    are here already, and [`show`] prints it all.
 
 pub mod found;
 pub mod machine;

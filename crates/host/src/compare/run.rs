@@ -417,7 +417,7 @@ impl<'r> Runner<'r> {
         }
         let (process, loads) = running.as_mut().expect("started above");
         row.load_ns = loads.ns.take();
-        let sampler = Sampler::begin(process.id());
+        let sampler = Sampler::begin(process.id(), &row.engine.device);
         let watch = Watch::begin(tree(process.id()).into_iter());
         let (measured, result) =
             visit(process, &step.planned.case, subject.vocab_size, step.planned.until, self.stop);

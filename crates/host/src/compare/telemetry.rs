@@ -7,17 +7,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::record::Telemetry;
+use super::record::{DeviceSample, Telemetry};
+
+mod device;
+
+use device::Device;
 
 /// Between two looks. Each costs well under a millisecond.
 const PERIOD: Duration = Duration::from_millis(500);
 /// Ticks of Linux's accounts in a second.
 const TICKS: f64 = 100.0;
 
+/// What the thread has seen: resident memory and the device, and why there is none.
+type Seen = (Vec<(f64, u64)>, Vec<DeviceSample>, Option<String>);
+
 /// A thread that looks at an engine's process and those it started.
 pub struct Sampler {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<(f64, u64)>>,
+    thread: JoinHandle<Seen>,
     process: u32,
     cpu: Option<f64>,
     own_cpu: Option<f64>,
@@ -26,20 +33,21 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Begins to look at a process.
-    pub fn begin(process: u32) -> Self {
+    /// Begins to look at a process that computes on `cpu` or `cuda`.
+    pub fn begin(process: u32, device: &str) -> Self {
+        let device = Device::open(device);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let begun = Instant::now();
         let thread = std::thread::spawn(move || {
-            let mut samples = Vec::new();
+            let (mut memory, mut samples) = (Vec::new(), Vec::new());
             while !stopped.load(Ordering::Relaxed) {
-                if let Some(bytes) = rss(process) {
-                    samples.push((begun.elapsed().as_secs_f64(), bytes));
-                }
+                let t_s = begun.elapsed().as_secs_f64();
+                memory.extend(rss(process).map(|bytes| (t_s, bytes)));
+                samples.extend(device.sample(t_s));
                 std::thread::park_timeout(PERIOD);
             }
-            samples
+            (memory, samples, device.missing().map(str::to_owned))
         });
         let energy = Energy::open();
         let before = energy.joules();
@@ -51,8 +59,11 @@ impl Sampler {
     pub fn end(self) -> Telemetry {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.thread().unpark();
-        let rss = self.thread.join().unwrap_or_default();
+        let (rss, device, no_device) = self.thread.join().unwrap_or_default();
         let mut missing = BTreeMap::new();
+        if let Some(why) = no_device {
+            missing.insert("device".to_owned(), why);
+        }
         let between = |before: Option<f64>, after: Option<f64>| Some((after? - before?).max(0.0));
         let package_j = match &self.energy {
             Energy::Packages(_) => {
@@ -73,7 +84,7 @@ impl Sampler {
             peak_rss: status_bytes(self.process, "VmHWM:").max(rss.iter().map(|(_, bytes)| *bytes).max()),
             rss,
             package_j,
-            device: Vec::new(),
+            device,
             missing,
         }
     }
@@ -166,7 +177,7 @@ mod tests {
             .args(["-c", "i=0; while [ $i -lt 2000000 ]; do i=$((i+1)); done & wait; sleep 30"])
             .spawn()
             .unwrap();
-        let sampler = Sampler::begin(child.id());
+        let sampler = Sampler::begin(child.id(), "cpu");
         let begun = Instant::now();
         while tree_cpu_s(child.id()).unwrap_or(0.0) < 0.05 && begun.elapsed().as_secs() < 60 {
             std::thread::sleep(Duration::from_millis(20));

@@ -19,7 +19,7 @@ use crate::Failure;
 use crate::packages::Tool;
 use crate::setup::Need;
 
-pub use build::build;
+pub use build::{build, command};
 
 /// An engine of another project.
 #[derive(Debug)]
@@ -100,7 +100,7 @@ pub const ENGINES: [Engine; 5] = [
         kind: Kind::Cargo,
         needs: &[],
         minutes: 1,
-        in_ci: false,
+        in_ci: true,
         shared: &[],
     },
 ];

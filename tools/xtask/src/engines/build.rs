@@ -50,7 +50,7 @@ pub fn build(engine: &Engine, cuda: bool) -> Result<PathBuf, Failure> {
 fn compile(engine: &Engine, cuda: bool, to: &Path) -> Result<u64, Failure> {
     let folder = engine.folder();
     check_flags(&folder)?;
-    let mut cargo = command(&folder);
+    let mut cargo = command(&folder, "build");
     if cuda {
         cargo.args(["--features", "cuda"]);
         for (name, value) in cuda_environment()? {
@@ -83,9 +83,9 @@ fn target() -> PathBuf {
 }
 
 /// The command that builds the engine in `folder`.
-fn command(folder: &Path) -> Command {
+pub fn command(folder: &Path, verb: &str) -> Command {
     let mut cargo = Toolchain::current().cargo();
-    cargo.current_dir(folder).args(["build", "--release", "--locked"]);
+    cargo.current_dir(folder).args([verb, "--release", "--locked"]);
     for variable in OVERRIDES {
         cargo.env_remove(variable);
     }
@@ -166,7 +166,7 @@ mod tests {
     fn engines_are_built_with_the_flags_of_their_folders() {
         for engine in super::super::ENGINES.iter().filter(|engine| engine.kind == Kind::Cargo) {
             check_flags(&engine.folder()).unwrap();
-            let command = command(&engine.folder());
+            let command = command(&engine.folder(), "build");
             assert_eq!(command.get_current_dir(), Some(engine.folder().as_path()));
             for variable in OVERRIDES {
                 assert!(command.get_envs().any(|(key, value)| key == variable && value.is_none()));

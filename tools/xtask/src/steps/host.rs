@@ -1,7 +1,7 @@
 //! Formatting, lints, documentation and tests on this machine.
 
 use super::{Run, Step, Verdict};
-use crate::engines::{self, ENGINES};
+use crate::engines::{self, ENGINES, Engine};
 use crate::model;
 use crate::setup::Need;
 use crate::toolchain::{BARE_METAL, Toolchain};
@@ -70,6 +70,11 @@ pub fn steps() -> Vec<Step> {
         cargo.env("BARELM_CONFORMANCE", built.join(","));
         cargo.args(["test", "-p", "barelm-host", "--test", "engines"]);
         run.counted(&mut cargo).into()
+    }));
+    // It has servers of its own to be tested against: without one, the conformance test leaves it out.
+    steps.push(Step::new("engine openai", &[], |run: &mut Run| {
+        let engine = Engine::named("openai").expect("it is in the table");
+        run.counted(&mut engines::command(&engine.folder(), "test")).into()
     }));
     steps
 }

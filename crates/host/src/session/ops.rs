@@ -252,6 +252,7 @@ fn attention(op: &Op, kernels: &'static Kernels) -> Timed {
                     values: black_box(&values[head * each..][start * head_dim..each]),
                     from: 0,
                     first: start == 0,
+                    ahead: [&[]; 2],
                 };
                 let mut x = Attending {
                     q: &q[from * head_dim..],

@@ -29,6 +29,9 @@ pub struct KvBlock<'a> {
     pub from: usize,
     /// Whether this is the first block that they see: their state is then written without being read.
     pub first: bool,
+    /// Keys and values that will be wanted next, laid out alike: asked for while these are worked on. May be empty, or
+    /// shorter.
+    pub ahead: [&'a [u16]; 2],
 }
 
 /// Queries that attend together, and the state of each one's softmax.

@@ -263,7 +263,14 @@ fn attend_agrees(kernels: &Kernels, head_dim: usize) -> bool {
                     for first in [true, false, false] {
                         // Other keys, so that the maximum moves.
                         let keys = if first { &values } else { &keys };
-                        let block = KvBlock { head_dim, keys, values: &values, from, first };
+                        let block = KvBlock {
+                            head_dim,
+                            keys,
+                            values: &values,
+                            from,
+                            first,
+                            ahead: [&keys[..keys.len() / 2], &values],
+                        };
                         let (max, sum, out) = (&mut max, &mut sum, &mut out);
                         kernels.attend(&block, 0.125, &mut Attending { q: &q, until: &until, max, sum, out });
                     }

@@ -14,6 +14,9 @@ use crate::llm::simd::{Attending, Kernels, KvBlock};
 /// Most queries that attend together: of 64 elements, they, their sums and a block's keys and values are 40 KiB.
 pub(crate) const MOST_QUERIES: usize = 48;
 
+/// As many queries as ask for the next block's keys and values while they attend to one.
+const ASKING: usize = 6;
+
 /// Queries of one KV head at consecutive positions: `heads` of them at each.
 pub(super) struct Queries<'a> {
     /// Where their sequence's keys and values lie.
@@ -43,6 +46,8 @@ impl Queries<'_> {
         let (mut max, mut sum) = ([0.0; MOST_QUERIES], [0.0; MOST_QUERIES]);
         let first = |position: usize| (position + 1).saturating_sub(self.window);
         let last = self.position + queries / self.heads - 1;
+        // A tile of queries or less waits for memory; with more, blocks are worked on for longer than they take to come.
+        let asks = queries <= ASKING;
         for block in first(self.position) / BLOCK..last / BLOCK + 1 {
             let (start, page) = (block * BLOCK, self.pages.block(block));
             // Later positions see this block; with a window, earlier ones may see it only from some position on.
@@ -68,7 +73,20 @@ impl Queries<'_> {
                         kv.values(self.layer, self.kv_head, page..page + end),
                     )
                 };
-                let seen = KvBlock { head_dim, keys, values, from: from - start, first: begins };
+                let ahead = if asks && block < last / BLOCK {
+                    let next = self.pages.block(block + 1);
+                    let groups = next / GROUP..next / GROUP + BLOCK / GROUP;
+                    // SAFETY: as above; what lies behind the last position is memory of the cache too.
+                    unsafe {
+                        [
+                            kv.keys(self.layer, self.kv_head, groups),
+                            kv.values(self.layer, self.kv_head, next..next + BLOCK),
+                        ]
+                    }
+                } else {
+                    [&[][..]; 2]
+                };
+                let seen = KvBlock { head_dim, keys, values, from: from - start, first: begins, ahead };
                 let elements = elements(&some, head_dim);
                 let mut attending = Attending {
                     q: &self.q[elements.clone()],

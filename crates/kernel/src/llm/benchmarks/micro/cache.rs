@@ -164,7 +164,8 @@ impl Case for ReadAll {
                     // SAFETY: nobody appends: this thread alone holds the cache.
                     let (keys, values) =
                         unsafe { (cache.keys(0, head, groups), cache.values(0, head, positions)) };
-                    let block = KvBlock { head_dim, keys, values, from: 0, first: block == 0 };
+                    let block =
+                        KvBlock { head_dim, keys, values, from: 0, first: block == 0, ahead: [&[]; 2] };
                     kernels.attend(&block, SCALE, &mut x);
                 }
             }

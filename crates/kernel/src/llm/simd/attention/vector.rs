@@ -7,6 +7,8 @@ use super::{Attending, BLOCK, GROUP, KvBlock};
 use crate::llm::simd::lanes::{self, Registers};
 use crate::llm::simd::scalar;
 
+/// Elements in a cache line.
+const LINE: usize = 32;
 /// Most queries of a tile.
 pub(in crate::llm::simd) const MOST: usize = 6;
 
@@ -29,6 +31,7 @@ pub(in crate::llm::simd) fn tile<S: Registers<N>, const N: usize, const Q: usize
         let left = groups - group;
         let keys = &block.keys[group * head_dim * GROUP..];
         let (keys, _) = keys.as_chunks();
+        let keys = (keys, block.ahead[0].get(group * head_dim * GROUP..).unwrap_or_default());
         let at = group * GROUP;
         group += if 4 * Q * N <= S::SUMS && left >= 4 {
             scores::<S, N, Q, 4>(s, q, keys, scale, &mut weights, at)
@@ -71,6 +74,7 @@ pub(in crate::llm::simd) fn tile<S: Registers<N>, const N: usize, const Q: usize
     let out = &mut x.out[first * head_dim..(first + Q) * head_dim];
     let counts = until.map(|until| until - block.from);
     let values = &block.values[block.from * head_dim..];
+    let values = (values, block.ahead[1]);
     let mut at = 0;
     while at < head_dim {
         let left = head_dim - at;
@@ -83,7 +87,7 @@ pub(in crate::llm::simd) fn tile<S: Registers<N>, const N: usize, const Q: usize
         } else {
             for i in 0..Q {
                 let out = &mut out[i * head_dim + at..][..left];
-                rest(s, &weights[i][..counts[i]], (values, head_dim), merge[i], out, at);
+                rest(s, &weights[i][..counts[i]], (values.0, head_dim), merge[i], out, at);
             }
             left
         };
@@ -95,7 +99,7 @@ pub(in crate::llm::simd) fn tile<S: Registers<N>, const N: usize, const Q: usize
 fn scores<S: Registers<N>, const N: usize, const Q: usize, const G: usize>(
     s: S,
     q: [&[f32]; Q],
-    keys: &[[u16; GROUP]],
+    (keys, ahead): (&[[u16; GROUP]], &[u16]),
     scale: f32,
     out: &mut [[f32; BLOCK]; Q],
     at: usize,
@@ -105,6 +109,10 @@ fn scores<S: Registers<N>, const N: usize, const Q: usize, const G: usize>(
     let q = q.map(|q| &q[..head_dim]);
     let mut acc = [[[s.splat(0.0); N]; G]; Q];
     for d in 0..head_dim {
+        // As many lines as this step loads.
+        for line in 0..G.div_ceil(2) {
+            ask(s, ahead, d * G * GROUP + line * LINE);
+        }
         let mut keys = [[s.splat(0.0); N]; G];
         for g in 0..G {
             keys[g] = s.widen(&groups[g][d]);
@@ -128,6 +136,14 @@ fn scores<S: Registers<N>, const N: usize, const Q: usize, const G: usize>(
         }
     }
     G
+}
+
+/// Asks for the cache line of an element, if there is one.
+#[inline(always)]
+fn ask<S: Registers<N>, const N: usize>(s: S, elements: &[u16], at: usize) {
+    if let Some(element) = elements.get(at) {
+        s.ask(core::ptr::from_ref(element).cast());
+    }
 }
 
 /// Turns the scores `from..from + count` into weights at the front of `row`; their maximum and sum.
@@ -175,7 +191,7 @@ fn accumulate<S: Registers<N>, const N: usize, const Q: usize, const C: usize>(
     s: S,
     weights: &[[f32; BLOCK]; Q],
     counts: [usize; Q],
-    (values, head_dim): (&[u16], usize),
+    ((values, ahead), head_dim): ((&[u16], &[u16]), usize),
     merge: &[Option<(f32, f32)>; Q],
     out: &mut [f32],
     at: usize,
@@ -191,6 +207,9 @@ fn accumulate<S: Registers<N>, const N: usize, const Q: usize, const C: usize>(
     };
     let common = counts.iter().fold(BLOCK, |a, &b| a.min(b));
     for j in 0..common {
+        for line in 0..C.div_ceil(2) {
+            ask(s, ahead, j * head_dim + at + line * LINE);
+        }
         let v = columns(j);
         for i in 0..Q {
             let weight = s.splat(weights[i][j]);

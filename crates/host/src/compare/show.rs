@@ -56,6 +56,7 @@ pub fn table(rows: &[Row], summaries: &[Summary]) -> String {
                     summary
                         .ours_times
                         .get("throughput")
+                        .or(summary.ours_times.get("e2e"))
                         .map_or("—".into(), |i| format!("{}x", interval(i, 2))),
                     summary.distributions.get("e2e_ms").map_or(0, |d| d.samples).to_string(),
                 ]

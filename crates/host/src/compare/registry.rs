@@ -20,7 +20,7 @@ pub struct Known {
 }
 
 /// All of them, ours first.
-pub const KNOWN: [Known; 9] = [
+pub const KNOWN: [Known; 6] = [
     Known {
         name: "barelm",
         program: "lm-rs-bench",
@@ -44,30 +44,6 @@ pub const KNOWN: [Known; 9] = [
         build: "cargo xtask engines build candle",
         minutes: 3,
         mib: 700,
-    },
-    Known {
-        name: "burn",
-        program: "burn-bench",
-        arguments: &[],
-        build: "cargo xtask engines build burn",
-        minutes: 4,
-        mib: 900,
-    },
-    Known {
-        name: "burn-cuda",
-        program: "burn-cuda-bench",
-        arguments: &[],
-        build: "cargo xtask engines build burn-cuda --cuda",
-        minutes: 8,
-        mib: 1500,
-    },
-    Known {
-        name: "mistralrs",
-        program: "mistral-rs-bench",
-        arguments: &[],
-        build: "cargo xtask engines build mistralrs",
-        minutes: 14,
-        mib: 3000,
     },
     Known {
         name: "mistralrs-wheel",

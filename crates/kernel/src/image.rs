@@ -17,6 +17,7 @@ pub mod cpu;
 pub mod fault;
 pub mod line;
 pub mod options;
+#[cfg(feature = "llm-transformer")]
 pub mod settings;
 pub mod syndrome;
 

@@ -1,7 +1,7 @@
 //! `cargo xtask engines`: builds the engines of other projects, and keeps book of what was tested.
 //!
 //! 1. [`Engine`] is one of them: its folder below `crates/host/engines`, its program, what building it takes.
-//! 2. [`build`] builds and copies, [`python`] installs those that are Python packages; [`list`] says what is there.
+//! 2. [`mod@build`] builds and copies, [`python`] installs those that are Python packages; [`list`] says what is there.
 //! 3. [`conformance`] is the record of the last test of each engine that CI does not build, with a hash of its folder.
 
 mod build;

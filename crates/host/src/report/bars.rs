@@ -79,7 +79,7 @@ mod tests {
         let svg =
             svg("t", "tok/s", &[bar("half", 50.0), bar("<whole>", 100.0), bar("none", f64::NAN)]).unwrap();
         let (whole, half) = (svg.find("&lt;whole&gt;").unwrap(), svg.find("half").unwrap());
-        assert!(whole < half && !svg.contains("none"));
+        assert!(whole < half && !svg.contains(">none<"));
         assert!(svg.contains(r#"width="460.0""#) && svg.contains(r#"width="230.0""#), "{svg}");
         assert_eq!(super::svg("t", "", &[]), None);
         assert_eq!(super::svg("t", "", &[bar("zero", 0.0)]), None);

@@ -1,6 +1,6 @@
 //! BLAS libraries that the system has, loaded when a bench runs.
 //!
-//! OpenBLAS chooses its kernels by the processor's name when it is loaded, and knows only processors older than itself; so
+//! OpenBLAS chooses its kernels when it is loaded, as it is told by a variable of the environment or as it knows the processor; so
 //! [`Openblas::best_core_type`] tries what it could be told, each in a process of its own, and takes the fastest. Its threads spin between
 //! calls unless told not to, which would disturb whoever runs next.
 

@@ -1,6 +1,6 @@
 //! Threads as a [`Team`]: the caller works, and rayon's threads come to help.
 //!
-//! [`parking`] is how they wait, [`crew`] finds out how many of them are best beside whatever else runs.
+//! `parking` is how they wait, `crew` finds out how many of them are best beside whatever else runs.
 
 mod crew;
 mod parking;

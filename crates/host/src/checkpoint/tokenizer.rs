@@ -1,7 +1,7 @@
 //! Vocabularies: `tokenizer.json` and its companions, and the `tokenizer.*` metadata of GGUF.
 //!
 //! Byte-level BPE only (GPT-2, Llama 3, SmolLM2, Qwen2 …). What cuts text into words is written out as regular
-//! expressions in `tokenizer.json`, and is a name in GGUF; [`PRE_TOKENIZERS`] pairs those that are known.
+//! expressions in `tokenizer.json`, and is a name in GGUF; `PRE_TOKENIZERS` pairs those that are known.
 
 use std::collections::HashMap;
 use std::path::Path;

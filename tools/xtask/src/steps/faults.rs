@@ -142,7 +142,7 @@ const CASES: &[Case] = &[
         words: WATCHDOG,
         status: STUCK,
         says: &["watchdog on core", "all cores wait for each other in a job, for 2."],
-        among: Some("relax ("),
+        among: Some("wait ("),
         ..EXCEPTION_CASE
     },
 ];

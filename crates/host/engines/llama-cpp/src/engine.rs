@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::num::NonZeroU32;
 
-use barelm_protocol::{Backend, Engine, Expected, Hello, Load};
+use barelm_protocol::sequences::argmax;
+use barelm_protocol::{Backend, Engine, Expected, Hello, Load, cpu};
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::LlamaContextParams;
 use llama_cpp_2::llama_backend::LlamaBackend;
@@ -94,7 +95,7 @@ impl Backend for LlamaCpp {
         Hello {
             engine: "llama.cpp".into(),
             version: concat!("llama-cpp-2 ", env!("LLAMA_CPP_2")).into(),
-            crippled: features::crippled(&compiled, &detected),
+            crippled: cpu::crippled(&compiled, &detected),
             compiled,
             detected,
             settings: BTreeMap::from(settings.map(|(name, value)| (name.to_owned(), value))),
@@ -194,34 +195,5 @@ impl Engine for Loaded<'_> {
             Ok(Expected::of(self.context.get_logits_ith(-1), top))
         });
         each.collect()
-    }
-}
-
-/// The place of the largest; of equal ones the first. In two steps, so that the first is vector instructions.
-fn argmax(logits: &[f32]) -> u32 {
-    let mut most = [f32::NEG_INFINITY; 16];
-    let (chunks, rest) = logits.as_chunks::<16>();
-    for chunk in chunks {
-        for (most, &logit) in most.iter_mut().zip(chunk) {
-            *most = if logit > *most { logit } else { *most };
-        }
-    }
-    let most = most.iter().chain(rest).fold(f32::NEG_INFINITY, |most, &logit| most.max(logit));
-    logits.iter().position(|&logit| logit == most).unwrap_or(0) as u32
-}
-
-#[cfg(test)]
-mod tests {
-    use super::argmax;
-
-    #[test]
-    fn the_first_of_the_largest_is_found() {
-        let mut logits = vec![-1.0f32; 50];
-        for (at, logit) in [(49, 0.0), (17, 3.0), (16, 3.0), (0, 4.0)] {
-            logits[at] = logit;
-            assert_eq!(argmax(&logits), at as u32);
-        }
-        logits[33] = 4.0;
-        assert_eq!(argmax(&logits), 0);
     }
 }

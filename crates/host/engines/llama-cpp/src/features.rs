@@ -38,21 +38,10 @@ pub fn detected() -> Vec<String> {
     names
 }
 
-/// Why a library compiled for `compiled` is slow on a machine that has `detected`; `None` if it is not.
-pub fn crippled(compiled: &[String], detected: &[String]) -> Option<String> {
-    let missing: Vec<_> = detected.iter().filter(|name| !compiled.contains(name)).cloned().collect();
-    if missing.is_empty() {
-        return None;
-    }
-    Some(format!(
-        "compiled without {}, which this machine has: build with rustflags of exactly [\"-C\", \"target-cpu=native\"]",
-        missing.join(", ")
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use barelm_protocol::cpu::crippled;
 
     #[test]
     fn the_librarys_line_is_read() {

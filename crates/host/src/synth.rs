@@ -9,6 +9,7 @@ use std::io;
 
 use barelm::llm::gguf::{Value, WriteError, Writer};
 use barelm::llm::quant::GgmlType;
+use barelm::llm::random::SplitMix64;
 
 /// A shape that files can be made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,7 +151,7 @@ pub fn synthesize(
     }
     let all = tensors.iter().map(|(_, rows, k)| (rows * k) as u64).sum();
     let mut done = 0;
-    let mut random = Random(seed);
+    let mut random = Random(SplitMix64(seed));
     let mut data = writer.begin(|bytes: &[u8]| out.write_all(bytes))?;
     let mut bytes = Vec::new();
     for (_, rows, k) in tensors {
@@ -202,30 +203,22 @@ fn byte_letters() -> impl Iterator<Item = char> {
     })
 }
 
-/// SplitMix64.
-struct Random(u64);
+/// Random blocks.
+struct Random(SplitMix64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
     /// One row of `k` values in 32-blocks of Q4_0 or Q8_0: a scale, then random integers.
     fn row(&mut self, ty: GgmlType, k: usize, out: &mut Vec<u8>) {
         // Integers of Q4_0 are even over -8..=7, whose deviation is 4.6; of Q8_0 over -127..=127, 73.6.
         let (bytes, deviation) = if ty == GgmlType::Q4_0 { (16, 4.6) } else { (32, 73.6) };
         let mean = 1.0 / (deviation * (k as f32).sqrt());
         for _ in 0..k / 32 {
-            let dice = self.next();
+            let dice = self.0.next();
             // Scales differ from block to block by up to a quarter.
             let scale = mean * (0.75 + 0.5 * (dice >> 40) as f32 / (1 << 24) as f32);
             out.extend(half::f16::from_f32(scale).to_le_bytes());
             for _ in 0..bytes / 8 {
-                let eight = self.next().to_le_bytes();
+                let eight = self.0.next().to_le_bytes();
                 match ty {
                     GgmlType::Q4_0 => out.extend(eight),
                     // -128 is not a value of the format.

@@ -4,6 +4,7 @@
 //! 1. [`gguf`] reads the model file; [`quant`] knows the block formats inside it.
 //! 2. [`tokenizer`] turns text into token ids and back.
 //! 3. [`simd`] holds the arithmetic, one table per instruction set, all with the same bits; [`math`] its functions.
+//!    [`random`] gives numbers that are the same everywhere.
 //!
 //! With feature `llm-transformer`:
 //!
@@ -22,6 +23,7 @@
 pub mod gguf;
 pub mod math;
 pub mod quant;
+pub mod random;
 pub mod simd;
 pub mod tokenizer;
 

@@ -585,59 +585,59 @@ pub fn parse(text: &str) -> Result<Vec<Row>, String> {
     }
 }
 
-/// Where the last figures in a record differ from these, which were computed from its samples.
-pub fn differing(rows: &[Row], summaries: &[Summary]) -> Vec<String> {
-    let last = |of: &Summary| {
-        rows.iter().rev().find_map(|row| match row {
-            Row::Summary(summary) => {
-                let same = summary.engine == of.engine
-                    && summary.model_sha256 == of.model_sha256
-                    && summary.case == of.case;
-                same.then_some(summary)
-            }
-            _ => None,
-        })
-    };
+/// The last figures that a record carries for the same engine, model and case.
+fn carried<'r>(rows: &'r [Row], of: &Summary) -> Option<&'r Summary> {
+    rows.iter().rev().find_map(|row| match row {
+        Row::Summary(summary) => summary.is_of(of).then_some(summary),
+        _ => None,
+    })
+}
+
+/// Where the figures that a record carries are not these, which were computed from its samples.
+pub fn differing(rows: &[Row], computed: &[Summary]) -> Vec<String> {
     let mut differing = Vec::new();
-    for summary in summaries {
-        // Numbers that go through text come back with the last digits rounded.
-        let same = last(summary).is_none_or(|last| near(&to_value(last), &to_value(summary)));
-        if !same {
-            differing.push(format!("{} with {}, {}", summary.engine, summary.model, summary.label));
+    for summary in computed {
+        if let Some(carried) = carried(rows, summary).filter(|carried| *carried != summary) {
+            let fields = carried.fields_unlike(summary).join(", ");
+            differing.push(format!(
+                "{}: the record's figures are not those of its samples ({fields})",
+                summary.title()
+            ));
         }
     }
-    let computed = |of: &Summary| {
-        summaries.iter().any(|summary| {
-            summary.engine == of.engine && summary.model_sha256 == of.model_sha256 && summary.case == of.case
-        })
-    };
     for row in rows {
         if let Row::Summary(summary) = row
-            && !computed(summary)
+            && !computed.iter().any(|computed| computed.is_of(summary))
         {
-            differing
-                .push(format!("{} with {}, {}: no samples", summary.engine, summary.model, summary.label));
+            differing.push(format!("{}: figures without samples", summary.title()));
         }
     }
     differing
 }
 
-fn to_value(summary: &Summary) -> Value {
-    serde_json::to_value(summary).expect("rows are JSON")
+/// What a record has samples of and no figures, as after an interruption.
+pub fn without_figures(rows: &[Row], computed: &[Summary]) -> Vec<String> {
+    let without = computed.iter().filter(|summary| carried(rows, summary).is_none());
+    without.map(|summary| format!("{}: the record has samples and no figures", summary.title())).collect()
 }
 
-/// Whether two values are the same, numbers to within a billionth.
-fn near(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Number(a), Value::Number(b)) => {
-            let (Some(a), Some(b)) = (a.as_f64(), b.as_f64()) else { return a == b };
-            (a - b).abs() <= 1e-9 * a.abs().max(b.abs())
-        }
-        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| near(a, b)),
-        (Value::Object(a), Value::Object(b)) => {
-            a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| near(a, b)))
-        }
-        (a, b) => a == b,
+impl Summary {
+    /// Whether both are figures of the same engine, model and case.
+    pub fn is_of(&self, other: &Self) -> bool {
+        (&self.engine, &self.model_sha256, &self.case) == (&other.engine, &other.model_sha256, &other.case)
+    }
+
+    /// For messages: engine, model, threads and case.
+    pub fn title(&self) -> String {
+        format!("{} with {}, {} threads, {}", self.engine, self.model, self.case.threads, self.label)
+    }
+
+    /// Names of the fields in which two differ.
+    fn fields_unlike(&self, other: &Self) -> Vec<String> {
+        let json = |summary: &Self| serde_json::to_value(summary).expect("rows are JSON");
+        let (ours, other) = (json(self), json(other));
+        let fields = other.as_object().expect("a summary is an object");
+        fields.keys().filter(|name| ours[name.as_str()] != other[name.as_str()]).cloned().collect()
     }
 }
 

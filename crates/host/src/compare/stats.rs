@@ -3,34 +3,30 @@
 //! Samples of one round resemble each other more than those of two: the machine drifts. Intervals are therefore drawn in two
 //! steps: rounds with replacement, and within each a bootstrap of its median. Of few rounds they are coarse, and wide.
 
+use barelm::llm::random::SplitMix64;
+
 use super::record::{Distribution, Interval};
 
+/// Seed of the resamplings.
+const SEED: u64 = 0x5EED;
 /// Resamplings of a bootstrap.
 const DRAWS: usize = 2000;
 
-/// SplitMix64 with a fixed seed: the same samples give the same interval.
-struct Draws(u64);
+/// Draws with a fixed seed: the same samples give the same interval.
+struct Draws(SplitMix64);
 
 impl Draws {
-    fn new() -> Self {
-        Draws(0x5EED)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = self.0;
-        let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+    fn new(seed: u64) -> Self {
+        Draws(SplitMix64(seed))
     }
 
     fn below(&mut self, count: usize) -> usize {
-        (self.next() % count as u64) as usize
+        (self.0.next() % count as u64) as usize
     }
 
     /// In [0, 1).
     fn uniform(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+        (self.0.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// About normal: the sum of twelve uniform numbers has variance 1.
@@ -46,7 +42,7 @@ impl Draws {
 
 /// Arrivals of a Poisson process within `seconds`, in seconds from its start; the same for the same seed.
 pub fn poisson(seed: u64, per_s: f64, seconds: f64) -> Vec<f64> {
-    let mut draws = Draws(seed);
+    let mut draws = Draws::new(seed);
     let mut at = 0.0;
     let mut arrivals = Vec::new();
     loop {
@@ -60,7 +56,7 @@ pub fn poisson(seed: u64, per_s: f64, seconds: f64) -> Vec<f64> {
 
 /// The numbers from 0 to below `count` in an order that the seed gives.
 pub fn shuffled(seed: u64, count: usize) -> Vec<usize> {
-    let mut draws = Draws(seed);
+    let mut draws = Draws::new(seed);
     let mut order: Vec<usize> = (0..count).collect();
     for last in (1..count).rev() {
         order.swap(last, draws.below(last + 1));
@@ -93,7 +89,7 @@ fn sorted(mut samples: Vec<f64>) -> Vec<f64> {
 
 /// The middle 95 % of `draws` results.
 fn interval(mut draw: impl FnMut(&mut Draws) -> f64) -> (f64, f64) {
-    let mut draws = Draws::new();
+    let mut draws = Draws::new(SEED);
     let results = sorted((0..DRAWS).map(|_| draw(&mut draws)).collect());
     match results.is_empty() {
         true => (f64::NAN, f64::NAN),
@@ -213,7 +209,7 @@ mod tests {
         // Rounds of uniform samples around 1; the true median is 1.
         let mut covered = 0;
         for seed in 0..200 {
-            let mut draws = Draws(1000 + seed);
+            let mut draws = Draws::new(1000 + seed);
             let rounds: Vec<Vec<f64>> =
                 (0..6).map(|_| (0..50).map(|_| 0.5 + draws.uniform()).collect()).collect();
             let ci = distribution(&rounds).unwrap().ci95;

@@ -99,6 +99,14 @@ pub struct Series {
     pub points: Vec<Point>,
 }
 
+/// Adds a point to the series of this name, which is made where it is not there.
+pub fn add(all: &mut Vec<Series>, name: String, color: usize, mark: Mark, point: Point) {
+    match all.iter_mut().find(|series| series.name == name) {
+        Some(series) => series.points.push(point),
+        None => all.push(Series { name, color, mark, points: vec![point] }),
+    }
+}
+
 /// A drawing with its axes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Chart {

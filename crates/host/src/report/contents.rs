@@ -4,9 +4,9 @@
 //! Every figure comes from [`summarize`], which computes it from the samples; nothing is taken from the summaries that a
 //! record carries. [`verify`] holds those to the same figures.
 
-use std::collections::BTreeMap;
-
-use crate::compare::record::{EngineRow, Interval, OpRow, Quality, Row, Run, Scenario, Summary, Visit};
+use crate::compare::record::{
+    EngineRow, Interval, OpRow, Quality, Row, Run, Scenario, Summary, Visit, differing, without_figures,
+};
 use crate::compare::summary::summarize;
 
 use super::chart::short;
@@ -83,6 +83,13 @@ impl<'r> Record<'r> {
         self.summaries.iter().filter(move |s| s.case.scenario == scenario && s.reason.is_none())
     }
 
+    /// What to call an engine with a file in a chart: by the class of its weights, or by the file where the record has another
+    /// of that class.
+    pub(super) fn line(&self, engine: &str, class: &str, model: &str) -> String {
+        let alone = self.summaries.iter().all(|s| s.class != class || s.model == model);
+        format!("{engine} {}", if alone { class } else { model })
+    }
+
     /// The number of an engine's color: its place among the engines of the record.
     pub(super) fn color(&self, engine: &str) -> usize {
         self.engines().position(|row| row.name == engine).unwrap_or(0)
@@ -91,40 +98,10 @@ impl<'r> Record<'r> {
 
 /// Figures that a record carries and that its samples do not give; empty for a record to be trusted.
 pub fn verify(rows: &[Row]) -> Vec<String> {
-    let key = |s: &Summary| (s.engine.clone(), s.model_sha256.clone(), format!("{:?}", s.case));
-    let mut carried: BTreeMap<_, &Summary> = BTreeMap::new();
-    for row in rows {
-        if let Row::Summary(summary) = row {
-            carried.insert(key(summary), summary);
-        }
-    }
-    let mut wrong = Vec::new();
-    for computed in summarize(rows) {
-        let name = format!(
-            "{}, {}, {} threads, {}",
-            computed.engine, computed.model, computed.case.threads, computed.label
-        );
-        match carried.remove(&key(&computed)) {
-            None => wrong.push(format!("{name}: the record has samples and no figures")),
-            Some(summary) if *summary != computed => {
-                let fields = differing(summary, &computed).join(", ");
-                wrong.push(format!("{name}: the record's figures are not those of its samples ({fields})"));
-            }
-            Some(_) => {}
-        }
-    }
-    wrong.extend(
-        carried.values().map(|s| format!("{}, {}, {}: figures without samples", s.engine, s.model, s.label)),
-    );
+    let computed = summarize(rows);
+    let mut wrong = differing(rows, &computed);
+    wrong.extend(without_figures(rows, &computed));
     wrong
-}
-
-/// Names of the fields in which two summaries differ.
-fn differing(a: &Summary, b: &Summary) -> Vec<String> {
-    let json = |s: &Summary| serde_json::to_value(s).expect("rows are JSON");
-    let (a, b) = (json(a), json(b));
-    let fields = b.as_object().expect("a summary is an object");
-    fields.keys().filter(|name| a[name.as_str()] != b[name.as_str()]).cloned().collect()
 }
 
 /// The whole report.

@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::math;
+use super::random::SplitMix64;
 
 /// How to pick.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -195,7 +196,7 @@ impl Picker {
             reached += weight;
             kept += 1;
         }
-        let mut point = self.random.unit() * reached;
+        let mut point = unit(&mut self.random) * reached;
         for &(weight, id) in &candidates[..kept] {
             if point < weight {
                 return id;
@@ -231,22 +232,9 @@ pub fn argmax(logits: &[f32]) -> u32 {
     logits.iter().position(|&logit| logit == most).unwrap_or(0) as u32
 }
 
-/// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in [0, 1), 24 bits.
-    fn unit(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u32 << 24) as f32
-    }
+/// Uniform in [0, 1), 24 bits.
+fn unit(random: &mut SplitMix64) -> f32 {
+    (random.next() >> 40) as f32 / (1u32 << 24) as f32
 }
 
 #[cfg(test)]

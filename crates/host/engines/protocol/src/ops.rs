@@ -3,6 +3,8 @@
 //! An engine that can express an operation makes its [`inputs`], lays them out as its own layers would have them, and
 //! gives the call to [`time`]. `docs/llm/PROTOCOL.md` lists names, sizes and meaning.
 
+use barelm::llm::random::SplitMix64;
+
 use crate::now_ns;
 
 /// Numbers in [-1, 1), the same everywhere for the same seed, each exact in f32.
@@ -10,17 +12,9 @@ use crate::now_ns;
 /// SplitMix64: the state starts as `seed` and grows by 0x9E3779B97F4A7C15; a number is the upper 24 bits of the mixed
 /// state, divided by 2^23, less 1. An operation's inputs have the seeds 1, 2, 3 in the order that it lists them in.
 pub fn inputs(seed: u64, count: usize) -> Vec<f32> {
-    let mut state = seed;
-    let next = |_| (mix(&mut state) >> 40) as f32 / 8_388_608.0 - 1.0;
+    let mut random = SplitMix64(seed);
+    let next = |_| (random.next() >> 40) as f32 / 8_388_608.0 - 1.0;
     (0..count).map(next).collect()
-}
-
-fn mix(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let z = *state;
-    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }
 
 /// Seed of the weights of a [`checksum`].
@@ -85,9 +79,9 @@ mod tests {
     #[test]
     fn inputs_are_those_of_splitmix64() {
         // The first outputs of the published generator for seed 1234567.
-        let mut state = 1_234_567;
-        assert_eq!(mix(&mut state), 6_457_827_717_110_365_317);
-        assert_eq!(mix(&mut state), 3_203_168_211_198_807_973);
+        let mut random = SplitMix64(1_234_567);
+        assert_eq!(random.next(), 6_457_827_717_110_365_317);
+        assert_eq!(random.next(), 3_203_168_211_198_807_973);
         let numbers = inputs(1, 10_000);
         assert_eq!(numbers[..3], inputs(1, 3));
         assert!(numbers.iter().all(|x| (-1.0..1.0).contains(x)));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::compare::record::{DeviceSample, OpRow, Outcome, Scenario};
 use crate::compare::stats::distribution;
-use crate::report::chart::{Axis, Chart, Mark, Point, Series, short};
+use crate::report::chart::{Axis, Chart, Mark, Point, Series, add, short};
 use crate::report::cost::{self, Prices};
 use crate::report::page::{Cell, Part, Section, Tone};
 
@@ -15,11 +15,7 @@ use super::{Record, table};
 pub(super) fn roofline(record: &Record<'_>) -> Section {
     let limit = |name: &str| record.run.limits.get(name).copied();
     let mut series: Vec<Series> = Vec::new();
-    let mut put = |name: String, color: usize, point: Point| match series.iter_mut().find(|s| s.name == name)
-    {
-        Some(series) => series.points.push(point),
-        None => series.push(Series { name, color, mark: Mark::Dots, points: vec![point] }),
-    };
+    let mut put = |name: String, color: usize, point: Point| add(&mut series, name, color, Mark::Dots, point);
     for s in record.of(Scenario::Single).filter(|s| s.best && s.device == "cpu") {
         let Some(model) =
             record.visits().find(|visit| visit.model.sha256 == s.model_sha256).map(|v| &v.model)
@@ -28,7 +24,7 @@ pub(super) fn roofline(record: &Record<'_>) -> Section {
         };
         let ops = 2.0 * model.token_elements as f64;
         let bytes = (model.token_bytes as f64).max(1.0);
-        let name = format!("{} {}", s.engine, s.class);
+        let name = record.line(&s.engine, &s.class, &s.model);
         if let Some(tpot) = s.distributions.get("tpot_ms") {
             let point = Point::new(ops / bytes, ops * 1e3 / tpot.median);
             put(
@@ -103,17 +99,10 @@ pub(super) fn quality(record: &Record<'_>) -> Section {
         let (Some(s), Some(kl)) = (single, q.kl) else { continue };
         let Some(speed) = s.figures.get("output_tok_s") else { continue };
         let memory = s.figures.get("peak_rss").map(|rss| format!(", {} MB", short(rss.value / 1e6)));
-        series.push(Series {
-            name: format!("{} {}", s.engine, s.class),
-            color: record.color(&s.engine),
-            mark: Mark::Dots,
-            points: vec![Point {
-                x: speed.value,
-                y: kl.max(1e-9),
-                range: None,
-                note: format!("{}{}", s.model, memory.unwrap_or_default()),
-            }],
-        });
+        let note = format!("{}{}", s.model, memory.unwrap_or_default());
+        let point = Point { x: speed.value, y: kl.max(1e-9), range: None, note };
+        let name = record.line(&s.engine, &s.class, &s.model);
+        add(&mut series, name, record.color(&s.engine), Mark::Dots, point);
     }
     if !series.is_empty() {
         parts.push(Part::Chart(Chart {
@@ -133,7 +122,7 @@ pub(super) fn costs(record: &Record<'_>, prices: &Prices) -> Section {
     let best = many(Scenario::Sustained).chain(many(Scenario::Concurrent)).chain(many(Scenario::Single));
     for s in best {
         let Some(speed) = s.figures.get("output_tok_s") else { continue };
-        let name = format!("{} {} ({})", s.engine, s.class, s.device);
+        let name = format!("{} ({})", record.line(&s.engine, &s.class, &s.model), s.device);
         match speeds.iter_mut().find(|(known, _)| *known == name) {
             Some((_, most)) => *most = most.max(speed.value),
             None => speeds.push((name, speed.value)),

@@ -1,7 +1,7 @@
 //! Sections about requests: ratios, one at a time, many, for long, long ones.
 
 use crate::compare::record::{Arrival, Interval, Scenario, Summary, Visit};
-use crate::report::chart::{Axis, Chart, Mark, Point, Series, short};
+use crate::report::chart::{Axis, Chart, Mark, Point, Series, add, short};
 use crate::report::page::{Cell, Part, Section};
 
 use super::{Record, interval, percent, spread, table, times, who};
@@ -186,47 +186,39 @@ pub(super) fn load(record: &Record<'_>) -> Section {
         ("Output over requests in flight (closed loop)", "tokens a second", "output_tok_s", false),
         ("Good requests over arrivals (open loop)", "good requests a second", "goodput_per_s", true),
     ] {
-        let at = |s: &Summary| match s.case.arrival {
-            Arrival::Closed => (!open).then_some(s.case.in_flight as f64),
-            Arrival::Poisson { per_s } => open.then_some(per_s),
+        let at = |s: &Summary| {
+            let x = match s.case.arrival {
+                Arrival::Closed => (!open).then_some(s.case.in_flight as f64),
+                Arrival::Poisson { per_s } => open.then_some(per_s),
+            };
+            Some((x?, *s.figures.get(figure)?))
         };
         let x = if open { "arrivals a second" } else { "requests in flight" };
-        parts.extend(
-            curves(record, title, Axis::log(x), y, figure, Scenario::Concurrent, &at).map(Part::Chart),
-        );
+        parts.extend(curves(record, title, Axis::log(x), y, Scenario::Concurrent, &at).map(Part::Chart));
     }
     Section { heading: "Many requests at once".into(), parts }
 }
 
-/// A figure over something, a line for each engine and model at its best number of threads.
+/// A figure over something, a line for each engine and file at its best number of threads; `at` gives place and value.
 fn curves(
     record: &Record<'_>,
     title: &str,
     x: Axis,
     y: &str,
-    figure: &str,
     scenario: Scenario,
-    at: &dyn Fn(&Summary) -> Option<f64>,
+    at: &dyn Fn(&Summary) -> Option<(f64, Interval)>,
 ) -> Option<Chart> {
     let mut series: Vec<Series> = Vec::new();
     for s in record.of(scenario).filter(|s| s.best) {
-        let (Some(x), Some(found)) = (at(s), s.figures.get(figure)) else { continue };
-        let name = format!("{} {}", s.engine, s.class);
+        let Some((x, found)) = at(s) else { continue };
         let point = Point {
             x,
             y: found.value,
             range: Some([found.ci95.0, found.ci95.1]),
             note: format!("{}, {} threads", s.model, s.case.threads),
         };
-        match series.iter_mut().find(|series| series.name == name) {
-            Some(series) => series.points.push(point),
-            None => series.push(Series {
-                name,
-                color: record.color(&s.engine),
-                mark: Mark::Line,
-                points: vec![point],
-            }),
-        }
+        let name = record.line(&s.engine, &s.class, &s.model);
+        add(&mut series, name, record.color(&s.engine), Mark::Line, point);
     }
     for series in &mut series {
         series.points.sort_by(|a, b| a.x.total_cmp(&b.x));
@@ -344,34 +336,10 @@ pub(super) fn long_context(record: &Record<'_>) -> Section {
         "most memory, MB",
     ];
     let mut parts: Vec<Part> = table("Long context", &columns, rows.collect()).into_iter().collect();
-    let mut series: Vec<Series> = Vec::new();
-    for s in record.of(Scenario::LongContext).filter(|s| s.best) {
-        let Some(found) = prompt_rate(s) else { continue };
-        let name = format!("{} {}", s.engine, s.class);
-        let point = Point {
-            x: s.case.context as f64,
-            y: found.value,
-            range: Some([found.ci95.0, found.ci95.1]),
-            note: s.model.clone(),
-        };
-        match series.iter_mut().find(|series| series.name == name) {
-            Some(series) => series.points.push(point),
-            None => series.push(Series {
-                name,
-                color: record.color(&s.engine),
-                mark: Mark::Line,
-                points: vec![point],
-            }),
-        }
-    }
-    if !series.is_empty() {
-        parts.push(Part::Chart(Chart {
-            title: "Speed of a prompt over its length".into(),
-            x: Axis::log("context, positions"),
-            y: Axis::linear("prompt, tokens a second"),
-            series,
-        }));
-    }
+    let at = |s: &Summary| Some((s.case.context as f64, prompt_rate(s)?));
+    let (x, y) = (Axis::log("context, positions"), "prompt, tokens a second");
+    let chart = curves(record, "Speed of a prompt over its length", x, y, Scenario::LongContext, &at);
+    parts.extend(chart.map(Part::Chart));
     Section { heading: "Long context".into(), parts }
 }
 

@@ -3,6 +3,8 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use crate::llm::random::SplitMix64;
+
 /// Resamples behind the interval of the median.
 const RESAMPLES: usize = 1000;
 /// Seed of the bootstrap: the same samples always give the same interval.
@@ -124,16 +126,12 @@ fn bootstrap(sorted: &[f64]) -> (f64, f64) {
     let n = sorted.len();
     let mut counts = vec![0u32; n];
     let mut medians = Vec::with_capacity(RESAMPLES);
-    let mut state = SEED;
+    let mut random = SplitMix64(SEED);
     for _ in 0..RESAMPLES {
         counts.fill(0);
         for _ in 0..n {
-            // SplitMix64; the high half of the product picks a rank without division.
-            state = state.wrapping_add(SEED);
-            let mut z = state;
-            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            z ^= z >> 31;
+            // The high half of the product picks a rank without division.
+            let z = random.next();
             counts[(((z >> 32) * n as u64) >> 32) as usize] += 1;
         }
         let nth = |wanted: usize| {

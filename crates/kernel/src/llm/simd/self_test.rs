@@ -2,6 +2,7 @@
 
 use super::{ActivationBlocks, Activations, Attending, BLOCK, Kernels, KvBlock, available, scalar};
 use crate::llm::quant::GgmlType;
+use crate::llm::random::SplitMix64;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -52,15 +53,16 @@ pub(super) enum Fill {
     Bytes(u8),
 }
 
-/// A small generator with a fixed seed: the same inputs everywhere (SplitMix64).
-pub(super) struct Rng(pub u64);
+/// Inputs of the tests, the same everywhere for the same seed.
+pub(super) struct Rng(SplitMix64);
 
 impl Rng {
+    pub(super) fn new(seed: u64) -> Self {
+        Rng(SplitMix64(seed))
+    }
+
     pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.next()
     }
 
     /// Uniform in -4..4.
@@ -156,7 +158,7 @@ fn same(a: &[f32], b: &[f32]) -> bool {
 /// its own.
 pub(super) fn matmul_agrees(kernels: &Kernels, ty: GgmlType, size: [usize; 3], w: Fill, x: Fill) -> bool {
     let [rows, k, positions] = size;
-    let mut rng = Rng((rows + 100 * k + 100_000 * positions) as u64);
+    let mut rng = Rng::new((rows + 100 * k + 100_000 * positions) as u64);
     let weights = weights(ty, rows, k, w, &mut rng);
     let x = OwnedActivations::new(positions, k, x, &mut rng);
     let mut expected = vec![1.0; rows * positions];
@@ -172,7 +174,7 @@ pub(super) fn matmul_agrees(kernels: &Kernels, ty: GgmlType, size: [usize; 3], w
 
 /// Whether `kernels` expands `k` weights as the scalar table does.
 pub(super) fn dequantize_agrees(kernels: &Kernels, ty: GgmlType, k: usize) -> bool {
-    let bytes = weights(ty, 3, k, Fill::Random, &mut Rng(k as u64));
+    let bytes = weights(ty, 3, k, Fill::Random, &mut Rng::new(k as u64));
     let (mut expected, mut ours) = (vec![1.0; 3 * k], vec![2.0; 3 * k]);
     scalar().dequantize(ty, &bytes, &mut expected);
     kernels.dequantize(ty, &bytes, &mut ours);
@@ -186,7 +188,7 @@ type Check = (&'static str, fn(&Kernels, usize) -> bool);
 pub(super) const VECTOR_CHECKS: [Check; 9] = [
     ("quantize_activations", |kernels, n| {
         let n = n / 32 * 32;
-        let mut x = Rng(n as u64).values(n);
+        let mut x = Rng::new(n as u64).values(n);
         // Blocks of zeros, of numbers too small to have an inverse scale, and of ties.
         for (i, x) in x.iter_mut().enumerate() {
             match i / 32 % 4 {
@@ -205,32 +207,32 @@ pub(super) const VECTOR_CHECKS: [Check; 9] = [
         run(kernels) == run(scalar())
     }),
     ("dot", |kernels, n| {
-        let (a, b) = (Rng(1).values(n), Rng(2).values(n));
+        let (a, b) = (Rng::new(1).values(n), Rng::new(2).values(n));
         kernels.dot(&a, &b).to_bits() == scalar().dot(&a, &b).to_bits()
     }),
     ("rms_norm", |kernels, n| {
-        let (x, w) = (Rng(1).values(n), Rng(2).values(n));
+        let (x, w) = (Rng::new(1).values(n), Rng::new(2).values(n));
         into(n, |out, kernels| kernels.rms_norm(&x, &w, 1e-5, out), kernels)
     }),
     ("layer_norm", |kernels, n| {
-        let (x, w, b) = (Rng(1).values(n), Rng(2).values(n), Rng(3).values(n));
+        let (x, w, b) = (Rng::new(1).values(n), Rng::new(2).values(n), Rng::new(3).values(n));
         into(n, |out, kernels| kernels.layer_norm(&x, &w, &b, 1e-5, out), kernels)
     }),
     ("add", |kernels, n| {
-        let x = Rng(1).values(n);
+        let x = Rng::new(1).values(n);
         into(n, |out, kernels| kernels.add(out, &x), kernels)
     }),
     ("silu_mul", |kernels, n| {
-        let (gate, up) = (Rng(1).values(n), Rng(2).values(n));
+        let (gate, up) = (Rng::new(1).values(n), Rng::new(2).values(n));
         let gate: Vec<f32> = gate.iter().map(|g| g * g * g).collect();
         into(n, |out, kernels| kernels.silu_mul(&gate, &up, out), kernels)
     }),
     ("rope", |kernels, n| {
-        let (cos, sin) = (Rng(1).values(n), Rng(2).values(n));
+        let (cos, sin) = (Rng::new(1).values(n), Rng::new(2).values(n));
         into(2 * n, |out, kernels| kernels.rope(out, &cos, &sin), kernels)
     }),
     ("to_f16", |kernels, n| {
-        let mut rng = Rng(n as u64);
+        let mut rng = Rng::new(n as u64);
         // Every magnitude from below the smallest f16 to above the largest, and exact ties.
         let x: Vec<f32> = (0..n)
             .map(|i| {
@@ -249,7 +251,7 @@ pub(super) const VECTOR_CHECKS: [Check; 9] = [
 /// Whether queries of `head_dim` elements attend as with the scalar table: as many as make every kind of tile, to a
 /// first block and one behind it, whole ones and ones that end or begin inside.
 fn attend_agrees(kernels: &Kernels, head_dim: usize) -> bool {
-    let mut rng = Rng(head_dim as u64);
+    let mut rng = Rng::new(head_dim as u64);
     let keys: Vec<u16> = (0..BLOCK * head_dim).map(|_| rng.half()).collect();
     let values: Vec<u16> = (0..BLOCK * head_dim).map(|_| rng.half()).collect();
     [1, 2, 3, 4, 6, 11].into_iter().all(|queries| {
@@ -284,7 +286,7 @@ fn attend_agrees(kernels: &Kernels, head_dim: usize) -> bool {
 
 /// Whether `run` leaves the same bits in the same buffer with `kernels` and with the scalar table.
 fn into(n: usize, run: impl Fn(&mut [f32], &Kernels), kernels: &Kernels) -> bool {
-    let mut expected = Rng(9).values(n);
+    let mut expected = Rng::new(9).values(n);
     let mut ours = expected.clone();
     run(&mut expected, scalar());
     run(&mut ours, kernels);

@@ -22,6 +22,7 @@ use crate::arch::aarch64::mmu::{Kind, MAP, OutOfTables};
 use crate::arch::aarch64::{cores, doze, entry, exit, mmu, vectors, watchdog};
 use crate::console;
 use crate::console_line as line;
+use crate::log;
 pub use crate::machine;
 use crate::machine::boards::{self, Board};
 use crate::machine::device_tree::{self, Tree};
@@ -64,6 +65,7 @@ static STEP: AtomicUsize = AtomicUsize::new(0);
 pub fn begin(step: Step) {
     STEP.store(step as usize, Ordering::Relaxed);
     watchdog::works();
+    log!(info, "step {=str}", step_name());
 }
 
 /// The name of the step begun last.
@@ -356,6 +358,7 @@ pub fn make_writable(pages: Range<usize>) -> Result<(), OutOfTables> {
 pub fn print_map() {
     let map = MAP.lock();
     for region in map.regions() {
+        log!(debug, "memory {=usize:#x}..{=usize:#x}", region.range.start, region.range.end);
         line!("  {region}");
     }
     let (used, most) = map.tables();
@@ -364,6 +367,7 @@ pub fn print_map() {
 
 /// Says why, and ends with a failing status.
 pub fn fail(reason: core::fmt::Arguments<'_>) -> ! {
+    log!(error, "refused at step {=str}", step_name());
     console::print_unlocked(format_args!("\nerror at boot step `{}`: {reason}\n", step_name()));
     exit::exit(report::REFUSED)
 }

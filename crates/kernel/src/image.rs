@@ -3,7 +3,7 @@
 //! Read in this order:
 //! 1. [`options`] is the boot command line.
 //! 2. `run` is the list of steps.
-//! 3. `model` finds and loads the model, `suite` runs the benchmarks, `hash` fingerprints the arithmetic,
+//! 3. `model` finds and loads the model, `suite` runs the benchmarks, `perf` counts [`events`] in them, `hash` fingerprints the arithmetic,
 //!    `generation` lets the model answer, `trace` says where the time went, `shell` asks for more and `chat` remembers.
 //! 4. `keys` is what is typed there, [`line`](mod@line) edits it, [`command`] understands it, [`settings`] is what `set` changes; [`cpu`] names the processor.
 //! 5. [`fault`] names what `inject` breaks on request; [`syndrome`] reads the processor's account of it, [`checksum`]
@@ -14,6 +14,7 @@
 pub mod checksum;
 pub mod command;
 pub mod cpu;
+pub mod events;
 pub mod fault;
 pub mod line;
 pub mod options;
@@ -33,6 +34,8 @@ mod inject;
 mod keys;
 #[cfg(target_os = "none")]
 mod model;
+#[cfg(target_os = "none")]
+mod perf;
 #[cfg(target_os = "none")]
 mod run;
 #[cfg(target_os = "none")]

@@ -18,6 +18,8 @@ pub mod drivers;
 #[cfg(any(feature = "boot", test))]
 pub mod image;
 pub mod llm;
+#[cfg(all(target_os = "none", feature = "boot"))]
+pub mod log;
 #[cfg(any(feature = "boot", test))]
 pub mod machine;
 #[cfg(all(target_os = "none", feature = "boot"))]

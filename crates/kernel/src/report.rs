@@ -10,6 +10,7 @@ use crate::arch::aarch64::backtrace::{self, Frames};
 use crate::arch::aarch64::{exit, vectors};
 use crate::boot::{image, step_name};
 use crate::console::print_unlocked;
+use crate::log;
 
 /// Exit status where the image refuses to go on: bad input, too little memory, a damaged model.
 pub const REFUSED: u32 = 1;
@@ -80,7 +81,10 @@ impl Report {
             Err(_) => loop {
                 cortex_a::asm::wfe();
             },
-            Ok(_) => Report { status },
+            Ok(_) => {
+                log::stop();
+                Report { status }
+            }
         }
     }
 

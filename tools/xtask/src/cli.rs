@@ -6,7 +6,9 @@ use clap::{Parser, Subcommand};
 
 use crate::setup::Need;
 use crate::toolchain::BARE_METAL;
-use crate::{Failure, boards, dist, engines, example, gate, qemu, setup, steps, symbolize, trace, versus};
+use crate::{
+    Failure, boards, dist, engines, example, gate, logs, qemu, setup, steps, symbolize, trace, versus,
+};
 
 /// BareLM's driver: everything a person or CI runs.
 #[derive(Debug, Parser)]
@@ -39,6 +41,8 @@ enum Command {
     Symbolize(symbolize::Arguments),
     /// Let a model answer in QEMU and write where the time went, for a trace viewer.
     Trace(trace::Arguments),
+    /// Decode the image's structured records.
+    Logs(logs::Arguments),
     /// Run everything CI runs.
     Test(steps::Arguments),
 }
@@ -64,6 +68,7 @@ impl Cli {
             Command::Versus(arguments) => versus::run(&arguments),
             Command::Symbolize(arguments) => symbolize::run(&arguments),
             Command::Trace(arguments) => trace::run(&arguments),
+            Command::Logs(arguments) => logs::run(&arguments),
             Command::Test(arguments) => Ok(steps::run(&arguments)),
         }
     }

@@ -12,7 +12,8 @@
 //! 7. [`engines`] builds the engines of other projects; [`versus`] compares ours with llama.cpp.
 //! 8. [`symbolize`] names the addresses of a failure's report.
 //! 9. [`trace`] makes a file for a trace viewer of what the image recorded.
-//! 10. [`steps`] is everything CI runs.
+//! 10. [`logs`] decodes what it logs.
+//! 11. [`steps`] is everything CI runs.
 
 mod boards;
 mod boot_words;
@@ -28,6 +29,7 @@ mod figures;
 mod gate;
 mod guest;
 mod image;
+mod logs;
 mod model;
 mod packages;
 mod process;

@@ -5,6 +5,7 @@ pub const HELP: &str = "  TEXT             the model answers (so does: run TEXT)
   chat             a conversation that remembers; Ctrl-D or /end leaves it
   set [NAME VALUE] how answers are made: temperature, top_k, seed, tokens ...
   bench [CASE]     the benchmark suite, or the cases with CASE in their name
+  perf [CASE]      the micro-cases with every event that this processor counts
   trace [TEXT]     an answer, and where the time of each step of it went
   hash             the logits hash of a fixed prompt, in four splits
   info             machine, model and settings
@@ -32,6 +33,8 @@ pub enum Command<'l> {
     Settings,
     /// The benchmark suite, or the cases with this in their name.
     Bench(Option<&'l str>),
+    /// The micro-cases, or those with this in their name, with events counted.
+    Perf(Option<&'l str>),
     /// An answer to this, with its steps timed.
     Trace(Option<&'l str>),
     /// Machine, model and settings.
@@ -80,8 +83,10 @@ impl<'l> Command<'l> {
             ("trace", "") => Self::Trace(None),
             ("trace", text) => Self::Trace(Some(text)),
             ("bench", "") => Self::Bench(None),
+            ("perf", "") => Self::Perf(None),
             // A case's name has no blank; anything longer is said to the model.
             ("bench", case) if !case.contains(' ') => Self::Bench(Some(case)),
+            ("perf", case) if !case.contains(' ') => Self::Perf(Some(case)),
             ("run", text) if !text.is_empty() => Self::Run(text),
             _ => Self::Run(line),
         }
@@ -109,6 +114,7 @@ mod tests {
             ("bench", Command::Bench(None)),
             ("bench  decode", Command::Bench(Some("decode"))),
             ("bench me a cake", Command::Run("bench me a cake")),
+            ("perf dot", Command::Perf(Some("dot"))),
             ("trace", Command::Trace(None)),
             ("trace the lines", Command::Trace(Some("the lines"))),
             ("set", Command::Settings),
@@ -131,8 +137,8 @@ mod tests {
     #[test]
     fn help_names_every_command() {
         for word in [
-            "run", "chat", "set", "bench", "trace", "hash", "info", "mem", "selftest", "fault", "reboot",
-            "off", "exit",
+            "run", "chat", "set", "bench", "perf", "trace", "hash", "info", "mem", "selftest", "fault",
+            "reboot", "off", "exit",
         ] {
             assert!(HELP.contains(word), "{word}");
         }

@@ -24,6 +24,7 @@ use crate::llm::sampler::{Sampler, SamplerConfig};
 use crate::llm::simd::Kernels;
 use crate::llm::tokenizer::Special;
 use crate::llm::transformer::Session;
+use crate::log;
 
 /// What a model is asked where the command line does not say.
 const fn default_prompt(source: Source) -> &'static str {
@@ -154,6 +155,13 @@ pub fn memory(loaded: &Loaded, config: &SessionConfig, verbose: bool) -> Result<
         short(&format_args!("no {needed} bytes in one piece, with {} free in all", heap_free()))
     })?;
     memory.resize(needed, 0);
+    log!(
+        info,
+        "session of {=usize} positions: {=usize} bytes, {=u64} to spare",
+        config.context,
+        needed,
+        spare
+    );
     if verbose {
         line!("{plan}");
         line!("fits, {spare} bytes to spare");
@@ -215,6 +223,7 @@ impl Speaker<'_> {
                 seconds_since(self.clock, start)
             });
             heard(step.id, step.text);
+            log!(debug, "token {=u32}", step.id);
             console::print(format_args!("{}", step.text));
             if self.keys.interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
@@ -222,6 +231,7 @@ impl Speaker<'_> {
         let generated = generated.map_err(|error| error.to_string())?;
         let counted = counted.zip(self.clock.counters().instructions.ok());
         let all_s = seconds_since(self.clock, start);
+        log!(info, "answer of {=usize} tokens in {=f64} s", generated.tokens, all_s);
         let first_s = first_s.unwrap_or(all_s);
         let emulated = match self.clock.kind() {
             ClockKind::Emulated => " (emulated: no speed of any machine)",

@@ -15,6 +15,7 @@ use crate::llm::model::{LoadConfig, Model};
 use crate::llm::plan::{Plan, SessionConfig};
 use crate::llm::simd::Kernels;
 use crate::llm::tokenizer::Tokenizer;
+use crate::log;
 
 /// Bytes on a 64-byte boundary, as the widest loads like them.
 #[repr(align(64))]
@@ -73,6 +74,7 @@ impl Loaded {
         let name = gguf.get_str("general.name").ok().flatten().unwrap_or("model");
         let name = name.split_ascii_whitespace().collect::<Vec<_>>().join("-");
         line!("model: {name}, {} parameters, {} bytes of weights", model.parameters(), model.weight_bytes());
+        log!(info, "model {=str}, {=u64} bytes of weights", name.as_str(), model.weight_bytes());
         let mut loaded = Loaded {
             name,
             source: options.model,
@@ -98,6 +100,7 @@ impl Loaded {
         // The copy lives as long as the machine runs.
         let Some(memory) = room.then(|| take_pages(needed)).flatten() else {
             line!("packed for {}: no, {needed} more bytes are not free; slower", kernels.name);
+            log!(warn, "not packed: {=usize} bytes are not free", needed);
             return Ok(());
         };
         let pages = memory.as_mut_ptr_range();

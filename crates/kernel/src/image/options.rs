@@ -9,7 +9,7 @@ use super::fault::Fault;
 /// Every word, as [`Options::parse`] knows it.
 const KNOWN: &str = "suite=on|micro|off filter=CASE prompt=TEXT tokens=N raw=0|1 model=initrd|embedded cores=N \
      kernels=scalar|neon|dotprod|i8mm hash=0|1 ids=0|1 json=0|1 counts=CASE/TABLE:N,... exact=0|1 shell=0|1 \
-     trace=0|1 fault=NAME checksum=0|1 watchdog=SECONDS env=KEY:VALUE";
+     trace=0|1 log=LEVEL logfile=PATH fault=NAME checksum=0|1 watchdog=SECONDS env=KEY:VALUE";
 
 /// Tokens of an answer where nothing else is said.
 pub const DEFAULT_TOKENS: usize = 48;
@@ -32,6 +32,32 @@ pub enum Source {
     Initrd,
     /// The small one inside the image.
     Embedded,
+}
+
+/// How much a record matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Every pass of the model.
+    Trace,
+    /// Every token, every range of memory.
+    Debug,
+    /// Every step of the boot, every command.
+    Info,
+    /// What is less than was asked for.
+    Warn,
+    /// What ends the boot.
+    Error,
+}
+
+impl Level {
+    /// All, with their names.
+    pub const ALL: [(&'static str, Level); 5] = [
+        ("trace", Level::Trace),
+        ("debug", Level::Debug),
+        ("info", Level::Info),
+        ("warn", Level::Warn),
+        ("error", Level::Error),
+    ];
 }
 
 /// What one boot should do. Text lives as long as the command line.
@@ -67,6 +93,10 @@ pub struct Options<'a> {
     pub shell: bool,
     /// Print where the time of each step of the answer went.
     pub trace: bool,
+    /// The level from which on records are logged.
+    pub log: Level,
+    /// The host's file that records go to, by semihosting; `None` logs nothing.
+    pub log_file: Option<String>,
     /// Raise this fault instead of all else.
     pub fault: Option<Fault>,
     /// Keep a checksum of the model, and compare before every answer.
@@ -95,6 +125,8 @@ impl Default for Options<'_> {
             exact: false,
             shell: false,
             trace: false,
+            log: Level::Info,
+            log_file: None,
             fault: None,
             checksum: false,
             watchdog: None,
@@ -198,6 +230,14 @@ impl<'a> Options<'a> {
             "exact" => self.exact = flag()?,
             "shell" => self.shell = flag()?,
             "trace" => self.trace = flag()?,
+            "log" => {
+                let level = Level::ALL.iter().find(|(name, _)| *name == value).map(|(_, level)| *level);
+                self.log = level.ok_or(wanted("trace, debug, info, warn or error"))?;
+            }
+            "logfile" => {
+                let path = decode(value).filter(|path| !path.is_empty() && !path.contains('\0'));
+                self.log_file = Some(path.ok_or(wanted("a path in percent encoding"))?);
+            }
             "fault" => {
                 self.fault = Some(Fault::from_name(value).ok_or(wanted(Fault::NAMES))?);
             }
@@ -250,7 +290,7 @@ mod tests {
     fn every_word_is_understood() {
         let line = "suite=micro filter=dot prompt=Caf%c3%A9%20%3d%25 tokens=7 raw=1 model=embedded cores=2 \
                     kernels=scalar hash=1 ids=1 json=1 counts=dot_product/neon:300,tokenization:12 exact=1 shell=1 \
-                    trace=1 fault=write-text checksum=1 watchdog=7 env=commit:abc env=rustc:rustc%201.95%3a";
+                    trace=1 log=debug logfile=a%20b fault=write-text checksum=1 watchdog=7 env=commit:abc env=rustc:rustc%201.95%3a";
         let pair = |k: &str, v: &str| (k.to_string(), v.to_string());
         let expected = Options {
             suite: Suite::Micro,
@@ -268,6 +308,8 @@ mod tests {
             exact: true,
             shell: true,
             trace: true,
+            log: Level::Debug,
+            log_file: Some("a b".to_string()),
             fault: Some(Fault::WriteText),
             checksum: true,
             watchdog: Some(7),
@@ -283,12 +325,12 @@ mod tests {
             assert_eq!(error, OptionError::Unknown { word });
             let text = format!("{error}");
             let keys = KNOWN.split(' ').filter_map(|known| known.split_once('=')).map(|(key, _)| key);
-            assert_eq!(keys.clone().count(), 19);
+            assert_eq!(keys.clone().count(), 21);
             for key in keys {
                 assert!(text.contains(&format!("{key}=")), "{key} in {text}");
                 let known = Options::parse(&format!("{key}=~"))
                     .is_err_and(|error| format!("{error}").contains("the value must be"));
-                assert!(known || ["filter", "prompt"].contains(&key), "{key} is known");
+                assert!(known || ["filter", "prompt", "logfile"].contains(&key), "{key} is known");
             }
         }
     }
@@ -313,6 +355,9 @@ mod tests {
             "counts=dot",
             "fault=all",
             "checksum=yes",
+            "log=loud",
+            "logfile=",
+            "logfile=a%00b",
             "watchdog=-1",
             "watchdog=86401",
             "env=commit",

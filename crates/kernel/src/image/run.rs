@@ -1,5 +1,6 @@
 //! One boot, step by step.
 
+use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::{String, ToString};
 
@@ -25,6 +26,7 @@ use crate::llm::plan::SessionConfig;
 use crate::llm::pool::{Team, run_on_all};
 use crate::llm::sampler::SamplerConfig;
 use crate::llm::simd::{self, ARITHMETIC_VERSION, Kernels};
+use crate::log;
 
 /// Seconds that a core may give no sign of life where nothing else is said. Emulated cores may wait long for their turn.
 const WATCHDOG_S: u64 = 60;
@@ -35,10 +37,14 @@ pub fn run(machine: &Machine<'static>, _heap: usize) -> Result<(), String> {
     line!("BareLM {} on bare metal, no operating system", env!("CARGO_PKG_VERSION"));
     begin(Step::CommandLine);
     let options = Options::parse(machine.bootargs).map_err(|e| e.to_string())?;
+    open_log(&options)?;
+    log!(info, "boot words: {=str}", machine.bootargs);
+
     begin(Step::Cores);
     let wanted = options.cores.unwrap_or(machine.cores.len());
     let team = cores::start(machine.cores.iter().copied(), wanted, |affinity, error| {
         line!("core {affinity:#x} stays off: {error}");
+        log!(warn, "core {=u64:#x} stays off", affinity);
     });
     guard(&options, team);
     let emulated = machine.emulated || pi::is_emulated();
@@ -46,6 +52,13 @@ pub fn run(machine: &Machine<'static>, _heap: usize) -> Result<(), String> {
     let clock = KernelClock::new(kind, options.exact);
     let description = describe(machine, team, emulated);
     line!("{description}");
+    log!(
+        info,
+        "{=usize} of {=usize} cores, {=usize} bytes of heap",
+        team.size(),
+        machine.cores.len(),
+        heap_free()
+    );
     line!("board: {}", machine.model);
     pi::print();
     line!("memory: {} bytes of RAM, {} bytes free", machine.ram_bytes(), heap_free());
@@ -119,6 +132,16 @@ pub fn run(machine: &Machine<'static>, _heap: usize) -> Result<(), String> {
     if passed { Ok(()) } else { Err("a benchmark case failed: see the summary".to_string()) }
 }
 
+/// Opens the log, if one is asked for.
+fn open_log(options: &Options<'_>) -> Result<(), String> {
+    let Some(path) = &options.log_file else { return Ok(()) };
+    let path = CString::new(path.as_str()).map_err(|error| format!("logfile={path}: {error}"))?;
+    match log::open(&path, options.log) {
+        true => Ok(()),
+        false => Err(format!("logfile={}: the host does not open it", path.to_string_lossy())),
+    }
+}
+
 /// Lets system errors in, and the cores watch each other.
 fn guard(options: &Options<'_>, team: &dyn Team) {
     run_on_all(team, &Doze, &|_| vectors::unmask_errors());
@@ -128,6 +151,7 @@ fn guard(options: &Options<'_>, team: &dyn Team) {
         line!("watchdog: off");
     } else if let Err(why) = watchdog::start(team, seconds) {
         line!("watchdog: off, {why}");
+        log!(warn, "no watchdog");
     } else {
         line!("watchdog: a core without a sign of life for {seconds} s ends the machine");
     }

@@ -12,7 +12,7 @@ use super::line::{Event, LineEditor};
 use super::model::Loaded;
 use super::options::{Options, Suite};
 use super::settings::Settings;
-use super::{hash, run, suite, trace};
+use super::{hash, perf, run, suite, trace};
 use crate::arch::aarch64::{doze, exit, watchdog};
 use crate::boot::{self, Step, begin, heap_free, print_map};
 use crate::console;
@@ -21,6 +21,7 @@ use crate::llm::benchmarks::Clock;
 use crate::llm::pool::Team;
 use crate::llm::simd::{ARITHMETIC_VERSION, Kernels};
 use crate::llm::transformer::Session;
+use crate::log;
 use crate::report::Build;
 
 /// What the shell works with.
@@ -58,6 +59,7 @@ impl Shell<'_> {
                 Event::End => line!("`off` powers off"),
                 Event::Line => {
                     let command = Command::parse(editor.line());
+                    log!(info, "typed: {=str}", editor.line());
                     if command == Command::Off {
                         return Ok(());
                     }
@@ -105,6 +107,10 @@ impl Shell<'_> {
             Command::Bench(filter) => {
                 let options = Options { suite: Suite::On, ..self.options.clone() };
                 suite::run(&options, filter, Some(self.loaded), self.kernels, self.team, self.clock)?;
+            }
+            Command::Perf(filter) => {
+                let options = Options { suite: Suite::Micro, ..self.options.clone() };
+                perf::run(&options, filter, self.loaded, self.kernels, self.team, self.clock)?;
             }
             Command::SelfTest => {
                 run::self_test()?;

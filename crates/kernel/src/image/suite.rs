@@ -8,7 +8,7 @@ use super::model::Loaded;
 use super::options::{Options, Suite};
 use crate::console;
 use crate::console_line as line;
-use crate::llm::benchmarks::{BenchmarkConfig, Clock, Subject, run_benchmark_suite};
+use crate::llm::benchmarks::{BenchmarkConfig, Clock, Results, Subject, run_benchmark_suite};
 use crate::llm::pool::Team;
 use crate::llm::simd::Kernels;
 
@@ -21,24 +21,9 @@ pub fn run(
     team: &dyn Team,
     clock: &dyn Clock,
 ) -> Result<bool, String> {
-    let environment: Vec<(&str, &str)> =
-        options.environment.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-    let config = BenchmarkConfig {
-        filter,
-        instruction_counts: &options.counts,
-        environment: &environment,
-        verbose: true,
-        micro_only: options.suite == Suite::Micro,
-        ..BenchmarkConfig::default().for_emulator()
-    };
-    let mut subject = Subject::new(team).with_kernels(kernels);
-    if let Some(loaded) = loaded {
-        subject =
-            subject.with_tokenizer(&loaded.name, &loaded.tokenizer).with_model(&loaded.name, &loaded.model);
-    }
     line!("benchmarks: each line is a case, with the median of its samples");
     let mut records = Records { print: options.json, inside: false };
-    let results = run_benchmark_suite(&config, clock, &subject, &mut records, &mut Console);
+    let results = measure(options, filter, loaded, kernels, team, clock, true, &mut records, &mut Console);
     if results.results.is_empty() && results.failures.is_empty() {
         let filter = filter.unwrap_or_default();
         return Err(alloc::format!("no benchmark case has a name with `{filter}` in it"));
@@ -47,6 +32,37 @@ pub fn run(
     let _ = results.print_summary(&mut Console);
     // A missed line is a figure, told in the summary; a wrong answer is an error.
     Ok(results.failures.is_empty())
+}
+
+/// Runs the cases and gives the results.
+#[expect(clippy::too_many_arguments, reason = "what a suite needs, from three commands")]
+pub fn measure(
+    options: &Options<'_>,
+    filter: Option<&str>,
+    loaded: Option<&Loaded>,
+    kernels: &'static Kernels,
+    team: &dyn Team,
+    clock: &dyn Clock,
+    verbose: bool,
+    records: &mut dyn Write,
+    log: &mut dyn Write,
+) -> Results {
+    let environment: Vec<(&str, &str)> =
+        options.environment.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let config = BenchmarkConfig {
+        filter,
+        instruction_counts: &options.counts,
+        environment: &environment,
+        verbose,
+        micro_only: options.suite == Suite::Micro,
+        ..BenchmarkConfig::default().for_emulator()
+    };
+    let mut subject = Subject::new(team).with_kernels(kernels);
+    if let Some(loaded) = loaded {
+        subject =
+            subject.with_tokenizer(&loaded.name, &loaded.tokenizer).with_model(&loaded.name, &loaded.model);
+    }
+    run_benchmark_suite(&config, clock, &subject, records, log)
 }
 
 /// The console as a sink. Nothing is written to it while a case is measured.

@@ -8,7 +8,8 @@ use cortex_a::registers::{CNTVCT_EL0, Readable};
 use crate::console;
 use crate::console_line as line;
 use crate::llm::benchmarks::Clock;
-use crate::llm::transformer::{Event, Session, Step};
+use crate::llm::transformer::{Event, Profile, Session, Step};
+use crate::log;
 
 /// Events kept for each core: 30 layers make about 250 a pass.
 const EVENTS: usize = 1 << 15;
@@ -24,6 +25,7 @@ pub fn print(session: &Session<'_>, clock: &dyn Clock) {
     let all: u64 = Step::ALL.iter().map(|&step| profile.ticks(step)).sum();
     for step in Step::ALL {
         let ticks = profile.ticks(step);
+        log!(info, "{=u64} ticks of step {=str}", ticks, step.name());
         line!(
             "step {:10} {:6.2} % {:10.3} ms",
             step.name(),
@@ -36,6 +38,9 @@ pub fn print(session: &Session<'_>, clock: &dyn Clock) {
         console::print(format_args!("|{}", step.name()));
     }
     for member in 0..profile.members() {
+        if log::wants(log::Level::Trace) {
+            log_layers(profile, member);
+        }
         for event in profile.events(member) {
             match event {
                 Event::Pass(at) => console::print(format_args!("\n@trace {member} {at}")),
@@ -46,4 +51,29 @@ pub fn print(session: &Session<'_>, clock: &dyn Clock) {
         }
     }
     line!("\n@trace lost {}", profile.lost());
+}
+
+/// Logs the ticks of each layer of each pass, from its queries to the next one's.
+fn log_layers(profile: &Profile, member: usize) {
+    let (mut layer, mut ticks) = (None, 0);
+    let tell = |layer: Option<u32>, ticks| {
+        if let Some(layer) = layer {
+            log!(trace, "member {=usize}: layer {=u32} took {=u64} ticks", member, layer, ticks);
+        }
+    };
+    for event in profile.events(member) {
+        match event {
+            Event::Pass(_) => {
+                tell(layer, ticks);
+                (layer, ticks) = (None, 0);
+            }
+            Event::Step(Step::QueryKeyValue, spent) => {
+                tell(layer, ticks);
+                layer = Some(layer.map_or(0, |layer| layer + 1));
+                ticks = spent;
+            }
+            Event::Step(_, spent) => ticks += spent,
+        }
+    }
+    tell(layer, ticks);
 }

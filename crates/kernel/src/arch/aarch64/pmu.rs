@@ -101,3 +101,59 @@ impl Pmu {
         }
     }
 }
+
+/// Counters that [`Pmu::start`] has taken.
+const TAKEN: usize = 3;
+/// Counters that [`count`] uses at a time, at most.
+pub const MOST: usize = 3;
+
+/// Event counters of this core, beside the one of cycles: PMCR_EL0.N.
+pub fn counters() -> usize {
+    (read!("pmcr_el0") >> 11 & 0x1f) as usize
+}
+
+/// How many events [`count`] can take at a time.
+pub fn room() -> usize {
+    counters().saturating_sub(TAKEN).min(MOST)
+}
+
+/// What the core announces to count: PMCEID0_EL0 and PMCEID1_EL0.
+pub fn announced() -> [u64; 2] {
+    [read!("pmceid0_el0"), read!("pmceid1_el0")]
+}
+
+/// Counts events of this core while `body` runs: [`room`] of them, each fewer than 2^33 times. To be used behind
+/// [`Pmu::start`].
+pub fn count(events: &[u16], body: &mut dyn FnMut()) -> [u64; MOST] {
+    assert!(events.len() <= room(), "{} events, room for {}", events.len(), room());
+    let event = |index: usize| u64::from(events.get(index).copied().unwrap_or(0));
+    if room() > 0 {
+        write!("pmevtyper3_el0", event(0));
+    }
+    if room() > 1 {
+        write!("pmevtyper4_el0", event(1));
+    }
+    if room() > 2 {
+        write!("pmevtyper5_el0", event(2));
+    }
+    let mask = ((1u64 << events.len()) - 1) << TAKEN;
+    let now = || {
+        // SAFETY: a barrier.
+        unsafe { asm!("isb", options(nostack)) };
+        let fourth = if room() > 1 { read!("pmevcntr4_el0") } else { 0 };
+        let fifth = if room() > 2 { read!("pmevcntr5_el0") } else { 0 };
+        [if room() > 0 { read!("pmevcntr3_el0") } else { 0 }, fourth, fifth]
+    };
+    write!("pmovsclr_el0", mask);
+    write!("pmcntenset_el0", mask);
+    let start = now();
+    body();
+    let end = now();
+    write!("pmcntenclr_el0", mask);
+    let overflown = read!("pmovsset_el0") >> TAKEN;
+    core::array::from_fn(|index| match index < events.len() {
+        // The counters have 32 bits; one that has passed its end lacks 2^32.
+        true => (end[index] + ((overflown >> index & 1) << 32)).wrapping_sub(start[index]),
+        false => 0,
+    })
+}

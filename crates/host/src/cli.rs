@@ -59,6 +59,9 @@ pub enum Command {
     /// Measure the engines that people choose between in five scenarios, and record every sample.
     #[cfg(feature = "llm-transformer")]
     Compare(commands::compare::Arguments),
+    /// Check this machine, what is installed and the engines that are built, and say what to do.
+    #[cfg(feature = "llm-transformer")]
+    Doctor(commands::doctor::Arguments),
 }
 
 impl Cli {
@@ -87,6 +90,8 @@ impl Cli {
             Command::Versus(arguments) => commands::versus::run(&arguments, out),
             #[cfg(feature = "llm-transformer")]
             Command::Compare(arguments) => commands::compare::run(&arguments, out),
+            #[cfg(feature = "llm-transformer")]
+            Command::Doctor(arguments) => commands::doctor::run(&arguments, out),
         }
     }
 }

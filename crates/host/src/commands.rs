@@ -7,6 +7,8 @@ pub mod bench;
 #[cfg(feature = "llm-transformer")]
 pub mod compare;
 pub mod convert;
+#[cfg(feature = "llm-transformer")]
+pub mod doctor;
 pub mod export;
 pub mod inspect;
 #[cfg(feature = "llm-transformer")]

@@ -32,7 +32,7 @@ pub fn describe(model: Option<&ModelFile>) -> Vec<(String, String)> {
 }
 
 /// The processor's name as Linux tells it.
-fn processor() -> String {
+pub fn processor() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field = |name: &str| {
         let line = text.lines().find(|line| line.starts_with(name))?;

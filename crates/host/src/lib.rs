@@ -10,7 +10,8 @@
 //! 6. [`request`] answers the short form of a benchmark request, for `lm-rs-bench`; [`session`] its long form, in which
 //!    every engine of a comparison speaks, and [`versus`] compares them.
 //!    [`serving`] runs requests that come from other threads, many at once.
-//! 7. [`output_file`] is what commands write to, [`failure`] how a command says what went wrong.
+//! 7. [`doctor`] says whether machine and set-up are fit for good figures.
+//! 8. [`output_file`] is what commands write to, [`failure`] how a command says what went wrong.
 
 pub mod cache;
 pub mod checkpoint;
@@ -20,6 +21,8 @@ pub mod clock;
 pub mod commands;
 #[cfg(feature = "llm-transformer")]
 pub mod compare;
+#[cfg(feature = "llm-transformer")]
+pub mod doctor;
 #[cfg(feature = "llm-transformer")]
 pub mod environment;
 pub mod failure;
@@ -32,7 +35,6 @@ pub mod prompt;
 pub mod quantize;
 #[cfg(feature = "llm-transformer")]
 pub mod records;
-#[cfg(feature = "llm-transformer")]
 #[cfg(feature = "llm-transformer")]
 pub mod report;
 pub mod request;

@@ -12,7 +12,7 @@ use barelm::llm::quant::GgmlType;
 use barelm::llm::random::SplitMix64;
 
 /// A shape that files can be made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SynthShape {
     /// As on the command line.
     pub name: &'static str,
@@ -30,11 +30,15 @@ pub struct SynthShape {
     pub vocab: usize,
     /// Positions.
     pub context: usize,
+    /// Whether the embedding is the output matrix too.
+    pub tied: bool,
+    /// Base of the rotation.
+    pub rope_base: f32,
 }
 
 impl SynthShape {
-    /// All shapes.
-    pub const ALL: [Self; 2] = [
+    /// All shapes. Those of real models are as their `config.json` has them; Mistral's is version 0.3's, which has no window.
+    pub const ALL: [Self; 4] = [
         Self {
             name: "llama-3.2-1b",
             layers: 16,
@@ -44,8 +48,45 @@ impl SynthShape {
             ffn: 8192,
             vocab: 128_256,
             context: 131_072,
+            tied: true,
+            rope_base: 500_000.0,
         },
-        Self { name: "tiny", layers: 2, dim: 128, heads: 4, kv_heads: 2, ffn: 256, vocab: 512, context: 256 },
+        Self {
+            name: "llama-3.2-3b",
+            layers: 28,
+            dim: 3072,
+            heads: 24,
+            kv_heads: 8,
+            ffn: 8192,
+            vocab: 128_256,
+            context: 131_072,
+            tied: true,
+            rope_base: 500_000.0,
+        },
+        Self {
+            name: "mistral-7b",
+            layers: 32,
+            dim: 4096,
+            heads: 32,
+            kv_heads: 8,
+            ffn: 14_336,
+            vocab: 32_768,
+            context: 32_768,
+            tied: false,
+            rope_base: 1_000_000.0,
+        },
+        Self {
+            name: "tiny",
+            layers: 2,
+            dim: 128,
+            heads: 4,
+            kv_heads: 2,
+            ffn: 256,
+            vocab: 512,
+            context: 256,
+            tied: true,
+            rope_base: 500_000.0,
+        },
     ];
 
     /// The one of this name.
@@ -73,18 +114,15 @@ impl SynthShape {
             }
         }
         tensors.push(("output_norm.weight".into(), 1, self.dim));
+        if !self.tied {
+            tensors.push(("output.weight".into(), self.vocab, self.dim));
+        }
         tensors
     }
 }
 
-/// The type's number in `general.file_type`, and whether matrices of it are made.
-fn file_type(ty: GgmlType) -> Option<u32> {
-    match ty {
-        GgmlType::Q4_0 => Some(2),
-        GgmlType::Q8_0 => Some(7),
-        _ => None,
-    }
-}
+/// Types that matrices are made of, each with its number in `general.file_type`.
+pub const TYPES: [(GgmlType, u32); 3] = [(GgmlType::Q4_0, 2), (GgmlType::Q8_0, 7), (GgmlType::BF16, 32)];
 
 /// Why no file was made.
 #[derive(Debug)]
@@ -104,7 +142,10 @@ impl From<WriteError<io::Error>> for Error {
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Error::Type(ty) => write!(f, "matrices of type {ty} are not made; there are Q4_0 and Q8_0"),
+            Error::Type(ty) => {
+                let names = TYPES.map(|(ty, _)| ty.name());
+                write!(f, "matrices of type {ty} are not made; there are {}", names.join(", "))
+            }
             Error::Write(error) => error.fmt(f),
         }
     }
@@ -121,7 +162,7 @@ pub fn synthesize(
     out: &mut dyn io::Write,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(), Error> {
-    let file_type = file_type(ty).ok_or(Error::Type(ty))?;
+    let (_, file_type) = TYPES.into_iter().find(|(made, _)| *made == ty).ok_or(Error::Type(ty))?;
     let mut writer = Writer::new();
     writer.put("general.architecture", Value::Str("llama"));
     writer.put("general.name", Value::Str(&format!("random weights, shape {}, seed {seed}", shape.name)));
@@ -140,7 +181,7 @@ pub fn synthesize(
         writer.put(key, Value::U32(value as u32));
     }
     writer.put("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5));
-    writer.put("llama.rope.freq_base", Value::F32(500_000.0));
+    writer.put("llama.rope.freq_base", Value::F32(shape.rope_base));
     vocabulary(&mut writer, shape.vocab);
     let tensors = shape.tensors();
     for (name, rows, k) in &tensors {
@@ -183,7 +224,7 @@ fn vocabulary(writer: &mut Writer, vocab: usize) {
     pieces.push("<|end_of_text|>".into());
     let types: Vec<i32> = (0..vocab).map(|id| if id == end { 3 } else { 1 }).collect();
     writer.put("tokenizer.ggml.model", Value::Str("gpt2"));
-    writer.put("tokenizer.ggml.pre", Value::Str("default"));
+    writer.put("tokenizer.ggml.pre", Value::Str("llama-bpe"));
     writer.put_strings("tokenizer.ggml.tokens", &pieces);
     writer.put_i32s("tokenizer.ggml.token_type", &types);
     // One merge, since loaders refuse none: `w` and `o`.
@@ -207,8 +248,28 @@ fn byte_letters() -> impl Iterator<Item = char> {
 struct Random(SplitMix64);
 
 impl Random {
-    /// One row of `k` values in 32-blocks of Q4_0 or Q8_0: a scale, then random integers.
+    /// One row of `k` values.
     fn row(&mut self, ty: GgmlType, k: usize, out: &mut Vec<u8>) {
+        match ty {
+            GgmlType::BF16 => self.plain_row(k, out),
+            _ => self.block_row(ty, k, out),
+        }
+    }
+
+    /// In BF16: even over an interval around 0, whose half is the deviation times the square root of 3.
+    fn plain_row(&mut self, k: usize, out: &mut Vec<u8>) {
+        let half = (3.0 / k as f32).sqrt();
+        for at in (0..k).step_by(2) {
+            let dice = self.0.next();
+            for value in [dice as u32, (dice >> 32) as u32].into_iter().take(k - at) {
+                let unit = (value >> 8) as f32 / (1 << 23) as f32 - 1.0;
+                out.extend(half::bf16::from_f32(unit * half).to_le_bytes());
+            }
+        }
+    }
+
+    /// In 32-blocks of Q4_0 or Q8_0: a scale, then random integers.
+    fn block_row(&mut self, ty: GgmlType, k: usize, out: &mut Vec<u8>) {
         // Integers of Q4_0 are even over -8..=7, whose deviation is 4.6; of Q8_0 over -127..=127, 73.6.
         let (bytes, deviation) = if ty == GgmlType::Q4_0 { (16, 4.6) } else { (32, 73.6) };
         let mean = 1.0 / (deviation * (k as f32).sqrt());
@@ -246,12 +307,12 @@ mod tests {
 
     #[test]
     fn files_load_and_repeat() {
-        for ty in [GgmlType::Q4_0, GgmlType::Q8_0] {
+        for (ty, _) in TYPES {
             let file = made(ty, 7);
             assert!(file == made(ty, 7) && file != made(ty, 8));
             let gguf = Gguf::parse(&file).unwrap();
             let model = Model::load(&gguf, LoadConfig::default()).unwrap();
-            assert!(model.is_tied() && model.is_quantized());
+            assert!(model.is_tied() && model.is_quantized() == ty.is_quantized());
             let Shape { n_layers, dim, n_heads, n_kv_heads, ffn_dim, vocab_size, .. } = *model.shape();
             assert_eq!(
                 (n_layers, dim, n_heads, n_kv_heads, ffn_dim, vocab_size),
@@ -267,7 +328,7 @@ mod tests {
 
     #[test]
     fn weights_keep_activations_at_their_size() {
-        for ty in [GgmlType::Q4_0, GgmlType::Q8_0] {
+        for (ty, _) in TYPES {
             let file = made(ty, 1);
             let gguf = Gguf::parse(&file).unwrap();
             for name in ["token_embd.weight", "blk.1.ffn_down.weight"] {
@@ -283,11 +344,26 @@ mod tests {
     }
 
     #[test]
-    fn the_large_shape_is_llamas() {
-        let shape = SynthShape::by_name("llama-3.2-1b").unwrap();
-        let elements: usize = shape.tensors().iter().map(|(_, rows, k)| rows * k).sum();
-        // As the model's card counts them.
-        assert_eq!(elements, 1_235_814_400);
+    fn the_large_shapes_have_their_models_parameters() {
+        // As the models' cards count them.
+        for (name, parameters) in
+            [("llama-3.2-1b", 1_235_814_400), ("llama-3.2-3b", 3_212_749_824), ("mistral-7b", 7_248_023_552)]
+        {
+            let shape = SynthShape::by_name(name).unwrap();
+            let elements: usize = shape.tensors().iter().map(|(_, rows, k)| rows * k).sum();
+            assert_eq!(elements, parameters, "{name}");
+        }
+    }
+
+    #[test]
+    fn checkpoints_are_made_of_them() {
+        let file = made(GgmlType::BF16, 3);
+        let gguf = Gguf::parse(&file).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let tensors = crate::checkpoint::export::export(&gguf, folder.path(), GgmlType::BF16).unwrap();
+        assert_eq!(tensors, gguf.tensor_count());
+        let config = std::fs::read_to_string(folder.path().join("config.json")).unwrap();
+        assert!(config.contains("\"rope_theta\": 500000.0"), "{config}");
     }
 
     #[test]

@@ -446,3 +446,27 @@ mod with_the_reference_model {
         assert_eq!(run(&["--jsonl", "--special"], b"{\"text\":\"<|im_start|>\"}"), "{\"ids\":[1]}\n");
     }
 }
+
+#[test]
+fn the_doctor_finds_a_broken_model_and_a_broken_engine() {
+    let folder = tempfile::tempdir().unwrap();
+    let doctor = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_barelm"));
+        command.arg("doctor").args(arguments);
+        command.env("BARELM_CACHE", folder.path()).env("BARELM_ENGINES", folder.path()).output().unwrap()
+    };
+    written(folder.path(), "SmolLM2-135M-Instruct.Q4_1.gguf", b"GGUF and no more");
+    let engine = written(folder.path(), "candle-bench", b"#!/bin/sh\necho garbage\n");
+    fs::set_permissions(engine, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let output = doctor(&["--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let checks: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).expect("a JSON object a line")).collect();
+    let verdict = |of: &str| checks.iter().find(|check| check["of"] == of).expect(of)["verdict"].clone();
+    assert_eq!((verdict("model"), verdict("candle")), ("fault".into(), "fault".into()), "{text}");
+    assert_eq!(verdict("kernels"), "fine");
+    let output = doctor(&[]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("FAULT") && text.contains("remove the file"), "{text}");
+}

@@ -10,7 +10,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use crate::failure::Failure;
 use crate::output_file::OutputFile;
-use crate::synth::{Error, SynthShape, synthesize};
+use crate::synth::{Error, SynthShape, TYPES, synthesize};
 
 /// Arguments of `barelm synth`.
 #[derive(Args, Debug)]
@@ -21,7 +21,7 @@ pub struct Arguments {
     #[arg(long, value_name = "SHAPE", default_value = "llama-3.2-1b", value_parser = shape_parser())]
     pub shape: SynthShape,
     /// The type of all matrices.
-    #[arg(long = "type", value_name = "TYPE", default_value = "q4_0", ignore_case = true, value_parser = type_parser())]
+    #[arg(long = "type", value_name = "TYPE", default_value = "Q4_0", ignore_case = true, value_parser = type_parser())]
     pub ty: GgmlType,
     /// Other seeds give other weights.
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -35,8 +35,10 @@ fn shape_parser() -> impl TypedValueParser<Value = SynthShape> {
 }
 
 fn type_parser() -> impl TypedValueParser<Value = GgmlType> {
-    PossibleValuesParser::new(["q4_0", "q8_0"])
-        .map(|name| if name.eq_ignore_ascii_case("q4_0") { GgmlType::Q4_0 } else { GgmlType::Q8_0 })
+    let type_of =
+        |name: &str| TYPES.into_iter().map(|(ty, _)| ty).find(|ty| ty.name().eq_ignore_ascii_case(name));
+    PossibleValuesParser::new(TYPES.map(|(ty, _)| ty.name()))
+        .map(move |name| type_of(&name).expect("the parser lets only these names through"))
 }
 
 /// Writes the file; progress goes to standard error if that is a terminal.

@@ -90,6 +90,19 @@ impl Sampler {
     }
 }
 
+/// Name and memory of the CUDA device that would be sampled, or why there is none.
+pub fn device() -> Result<String, String> {
+    Device::open("cuda").describe()
+}
+
+/// Processor packages whose energy can be read, or why there is none.
+pub fn energy() -> Result<usize, String> {
+    match Energy::open() {
+        Energy::Packages(packages) => Ok(packages.len()),
+        Energy::Missing(why) => Err(why),
+    }
+}
+
 /// A process and all that it started.
 pub fn tree(process: u32) -> Vec<u32> {
     let mut all = vec![process];

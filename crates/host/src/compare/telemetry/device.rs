@@ -35,6 +35,17 @@ mod present {
             self.0.as_ref().err().map(String::as_str)
         }
 
+        /// Its name, its memory and the driver's version, or why there is none.
+        pub fn describe(&self) -> Result<String, String> {
+            let nvml = self.0.as_ref().map_err(Clone::clone)?;
+            let told = |error: nvml_wrapper::error::NvmlError| error.to_string();
+            let device = nvml.device_by_index(0).map_err(told)?;
+            let gib = device.memory_info().map_err(told)?.total as f64 / f64::from(1 << 30);
+            let name = device.name().map_err(told)?;
+            let driver = nvml.sys_driver_version().map_err(told)?;
+            Ok(format!("{name}, {gib:.0} GiB, driver {driver}"))
+        }
+
         /// What it is doing; `None` where the driver does not say.
         pub fn sample(&self, t_s: f64) -> Option<DeviceSample> {
             let device = self.0.as_ref().ok()?.device_by_index(0).ok()?;
@@ -77,6 +88,11 @@ mod absent {
             Some(&self.0)
         }
 
+        /// Why there is none.
+        pub fn describe(&self) -> Result<String, String> {
+            Err(self.0.clone())
+        }
+
         /// None.
         pub fn sample(&self, _: f64) -> Option<DeviceSample> {
             None
@@ -93,5 +109,6 @@ mod tests {
         assert_eq!(Device::open("cpu").missing(), Some("computes on the cpu"));
         let cuda = Device::open("cuda");
         assert_eq!(cuda.sample(0.0).is_none(), cuda.missing().is_some());
+        assert_eq!(cuda.describe().is_err(), cuda.missing().is_some());
     }
 }

@@ -14,6 +14,8 @@ fn main() {
             "-znotext",
             "-znorelro",
             "--no-dynamic-linker",
+            // Addresses to patch as bitmaps: a tenth of a table's bytes.
+            "--pack-dyn-relocs=relr",
             "--build-id=sha1",
         ] {
             println!("cargo:rustc-link-arg-bin=barelm-image={argument}");

@@ -18,6 +18,7 @@ use cortex_a::registers::{MIDR_EL1, Readable};
 use heapless::Vec;
 
 use crate::arch::aarch64::backtrace::Frames;
+use crate::arch::aarch64::layout::{self, Parts};
 use crate::arch::aarch64::mmu::{Kind, MAP, OutOfTables};
 use crate::arch::aarch64::{cores, doze, entry, exit, mmu, vectors, watchdog};
 use crate::console;
@@ -26,7 +27,7 @@ use crate::log;
 pub use crate::machine;
 use crate::machine::boards::{self, Board};
 use crate::machine::device_tree::{self, Tree};
-use crate::machine::{Machine, Method, memory};
+use crate::machine::{Machine, memory};
 use crate::report::{self, Report};
 
 /// What the boot core is doing, for the last words of a failure.
@@ -289,48 +290,14 @@ fn free(machine: &Machine<'_>) -> Vec<Range<usize>, { machine::RANGES }> {
     memory::free(&ram, &taken)
 }
 
-/// Maps memory as what it is. What comes later goes before what came earlier.
+/// Maps memory as what it is.
 fn map(machine: &Machine<'_>) -> Result<(), OutOfTables> {
-    let mut map = MAP.lock();
-    let pages = memory::pages;
-    let page = |address: usize| address / 4096 * 4096..address / 4096 * 4096 + 4096;
-    for ram in &machine.ram {
-        map.add(ram.clone(), Kind::Data)?;
-    }
-    for range in &machine.reserved {
-        map.remove(pages(range))?;
-    }
-    for core in &machine.cores {
-        if let Method::SpinTable(place) = core.method {
-            map.add(page(place), Kind::Data)?;
-        }
-    }
-    map.add(pages(&machine.tree), Kind::ReadOnly)?;
-    if let Some(file) = &machine.initrd {
-        map.add(pages(file), Kind::ReadOnly)?;
-    }
-    let image = image();
-    let (text_end, rodata_end) = (&raw const __text_end as usize, &raw const __rodata_end as usize);
-    map.add(image.start..text_end, Kind::Code)?;
-    map.add(text_end..rodata_end, Kind::ReadOnly)?;
-    map.add(rodata_end..image.end.next_multiple_of(4096), Kind::Data)?;
-    for guard in cores::guards() {
-        map.remove(guard..guard + 4096)?;
-    }
-    match &machine.interrupts {
-        Some(machine::Interrupts::Gicv2 { distributor, interface }) => {
-            map.add(pages(distributor), Kind::Device)?;
-            map.add(pages(interface), Kind::Device)?;
-        }
-        Some(machine::Interrupts::Local(registers)) => map.add(pages(registers), Kind::Device)?,
-        None => {}
-    }
-    if let Some(soc) = &machine.soc {
-        for address in [Some(soc.mailbox), Some(soc.power), soc.gpio].into_iter().flatten() {
-            map.add(page(address), Kind::Device)?;
-        }
-    }
-    map.add(page(machine.uart.base), Kind::Device)
+    let image = Parts {
+        all: image(),
+        text_end: &raw const __text_end as usize,
+        rodata_end: &raw const __rodata_end as usize,
+    };
+    layout::lay_out(&mut MAP.lock(), machine, &image, cores::guards())
 }
 
 /// Zeroed memory of `bytes` and more in whole pages, for as long as the machine runs; `None` if no piece of the heap has

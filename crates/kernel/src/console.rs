@@ -3,6 +3,7 @@
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::arch::aarch64::exit;
 use crate::drivers::mini_uart::MiniUart;
 use crate::drivers::pl011::Pl011;
 use crate::machine::{Uart, UartKind};
@@ -39,16 +40,26 @@ pub fn uart() -> Port {
     if base == 0 {
         return Port::None;
     }
-    if KIND.load(Ordering::Relaxed) == UartKind::Mini as usize {
-        // SAFETY: by `set`'s promise.
-        Port::Mini(unsafe { MiniUart::new(base) })
-    } else {
-        // SAFETY: by `set`'s promise.
-        Port::Pl011(unsafe { Pl011::new(base) })
-    }
+    let mini = KIND.load(Ordering::Relaxed) == UartKind::Mini as usize;
+    let kind = if mini { UartKind::Mini } else { UartKind::Pl011 };
+    // SAFETY: by `set`'s promise.
+    unsafe { Port::new(Uart { kind, base }) }
 }
 
 impl Port {
+    /// This UART.
+    ///
+    /// # Safety
+    /// - There is such a UART, mapped as device memory as long as this is used.
+    pub unsafe fn new(uart: Uart) -> Self {
+        match uart.kind {
+            // SAFETY: the caller's promise.
+            UartKind::Mini => Port::Mini(unsafe { MiniUart::new(uart.base) }),
+            // SAFETY: the caller's promise.
+            UartKind::Pl011 => Port::Pl011(unsafe { Pl011::new(uart.base) }),
+        }
+    }
+
     /// Sends one byte, waiting for room.
     pub fn send(&self, byte: u8) {
         match self {
@@ -80,8 +91,9 @@ impl fmt::Write for Port {
     }
 }
 
-/// Writes whole pieces under the lock.
+/// Writes whole pieces under the lock. A core of a machine that was halted stops here.
 pub fn print(arguments: fmt::Arguments<'_>) {
+    exit::stop_if_halted();
     let _lock = LOCK.lock();
     let _ = uart().write_fmt(arguments);
 }

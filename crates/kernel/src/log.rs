@@ -1,4 +1,4 @@
-//! Structured logs beside the console: `defmt` records in a file of the host's, by semihosting.
+//! Structured logs beside the console: `defmt` records in a file of the host's, by semihosting, or on a UART of their own.
 //!
 //! The image holds no text of them, only numbers; `cargo xtask logs` decodes them with the ELF file. Nothing is logged
 //! until [`open`], and nothing below the level that was asked for.
@@ -13,6 +13,7 @@ use semihosting::sys;
 use semihosting::sys::arm_compat::{OpenMode, sys_open};
 
 use crate::arch::aarch64::vectors::core_index;
+use crate::console::Port;
 pub use crate::image::options::Level;
 
 /// The level from which on records are kept, as a number; one more than the highest while the file is not open.
@@ -51,6 +52,7 @@ const PIECE: usize = 256;
 /// What the holder of [`BUSY`] writes with.
 struct Writer {
     file: Option<OwnedFd>,
+    uart: Option<Port>,
     encoder: defmt::Encoder,
     piece: heapless::Vec<u8, PIECE>,
 }
@@ -66,6 +68,9 @@ impl Writer {
                     break;
                 }
             }
+        }
+        if let Some(uart) = &self.uart {
+            self.piece.iter().for_each(|&byte| uart.send(byte));
         }
         self.piece.clear();
     }
@@ -94,6 +99,7 @@ unsafe impl Sync for Shared {}
 
 static WRITER: Shared = Shared(UnsafeCell::new(Writer {
     file: None,
+    uart: None,
     encoder: defmt::Encoder::new(),
     piece: heapless::Vec::new(),
 }));
@@ -102,7 +108,9 @@ static BUSY: AtomicBool = AtomicBool::new(false);
 /// Takes the writer for this core.
 fn take() {
     while BUSY.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
-        core::hint::spin_loop();
+        // Not `spin_loop`: emulated cores under -icount would never change over.
+        // SAFETY: a hint.
+        unsafe { core::arch::asm!("yield", options(nomem, nostack)) };
     }
 }
 
@@ -116,6 +124,15 @@ pub fn open(path: &CStr, level: Level) -> bool {
     BUSY.store(false, Ordering::Release);
     LEVEL.store(level as usize, Ordering::Relaxed);
     true
+}
+
+/// Keeps records from `level` on, and sends them to `uart` too.
+pub fn open_uart(uart: Port, level: Level) {
+    take();
+    // SAFETY: this core has just taken it.
+    unsafe { (*WRITER.0.get()).uart = Some(uart) };
+    BUSY.store(false, Ordering::Release);
+    LEVEL.store(level as usize, Ordering::Relaxed);
 }
 
 /// Logs no more: a failing core may hold the writer.

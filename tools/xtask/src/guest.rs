@@ -40,6 +40,10 @@ pub struct Boot {
     pub uart: usize,
     /// Whether QEMU listens to semihosting; without, a machine ends by powering off.
     pub semihosting: bool,
+    /// Whether a machine that starts itself again is stopped there: `-no-reboot`.
+    pub no_reboot: bool,
+    /// A file for what goes out on the UART in front of the console's; then `uart` is 1.
+    pub second_uart: Option<PathBuf>,
     /// Kill the machine after this time.
     pub limit: Duration,
 }
@@ -69,6 +73,8 @@ impl Default for Boot {
             device_tree: None,
             uart: 0,
             semihosting: true,
+            no_reboot: false,
+            second_uart: None,
             limit: Duration::from_secs(600),
         }
     }
@@ -146,13 +152,18 @@ impl Boot {
             qemu.arg("-nographic");
         } else {
             qemu.args(["-display", "none", "-monitor", "none"]);
-            (0..self.uart).for_each(|_| _ = qemu.args(["-serial", "null"]));
+            let second = self.second_uart.as_ref().map(|file| format!("file:{}", file.display()));
+            let second = second.as_deref().unwrap_or("null");
+            (0..self.uart).for_each(|_| _ = qemu.args(["-serial", second]));
             if console == Console::Terminal {
                 qemu.args(["-serial", "chardev:pty", "-chardev"]);
                 qemu.arg(format!("pty,id=pty,logfile={}", terminal_log().display()));
             } else {
                 qemu.args(["-serial", "stdio"]);
             }
+        }
+        if self.no_reboot {
+            qemu.arg("-no-reboot");
         }
         if self.icount {
             qemu.args(["-icount", "shift=0"]);

@@ -74,6 +74,22 @@ impl Terminal {
         }
     }
 
+    /// Nothing is shown for `time`; the machine is then stopped.
+    pub fn silent(mut self, time: Duration) -> Result<(), Failure> {
+        self.shown.clear();
+        // What was under way.
+        while self.receive(Instant::now() + Duration::from_millis(300))? {}
+        self.shown.clear();
+        let said = self.receive(Instant::now() + time)?;
+        if let Some(status) = self.machine.try_wait().map_err(|error| error.to_string())? {
+            return Err(format!("the machine has ended with {status}"));
+        }
+        match said {
+            false => Ok(()),
+            true => Err(format!("a machine that should be silent says: {}", self.last())),
+        }
+    }
+
     /// Presses Enter until the prompt appears: what the machine says before anybody listens is lost.
     pub fn wake(&mut self, prompt: &str) -> Result<(), Failure> {
         while !self.shown.contains(prompt) {

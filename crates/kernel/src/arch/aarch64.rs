@@ -2,7 +2,7 @@
 //!
 //! 1. `entry` is the image's header and first instructions, down to EL1 and into Rust.
 //! 2. [`translation`] builds memory maps: nothing is both writable and executable, and stacks end at guard pages;
-//!    `mmu` lets the processor use them.
+//!    [`layout`] says what of a machine is mapped as what, `mmu` lets the processor use it.
 //! 3. `vectors` reports exceptions.
 //! 4. `cores` starts the other cores and runs jobs on all.
 //! 5. `doze` is how they wait.
@@ -14,6 +14,7 @@
 //!
 //! What touches no register is compiled on hosts too, for its tests.
 
+pub mod layout;
 pub mod translation;
 
 #[cfg(target_os = "none")]

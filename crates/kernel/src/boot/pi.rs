@@ -3,6 +3,7 @@
 use core::fmt;
 
 use crate::arch::aarch64::exit;
+use crate::console::Port;
 use crate::console_line as line;
 use crate::drivers::gpio::{Function, Gpio};
 use crate::drivers::mailbox::{Mailbox, Tag};
@@ -55,6 +56,22 @@ pub fn connect_console(soc: &Soc, uart: Uart) {
         }
     }
     *MAILBOX.lock() = Some(mailbox);
+}
+
+/// Connects the board's second UART and sets its speed; `None` where there is none beside the console.
+pub fn second_uart(soc: &Soc, console: Uart) -> Option<Port> {
+    let second = soc.second.filter(|second| second.uart != console)?;
+    if let (Some(gpio), Some(pin)) = (soc.gpio, second.pin) {
+        // SAFETY: the final map is active and has it.
+        unsafe { Gpio::new(gpio) }.connect(pin, Function::Alternative4);
+    }
+    let rate = ask(Tag::ClockRate, UART_CLOCK).map(|[_, rate]| rate);
+    if let (UartKind::Pl011, Some(rate)) = (second.uart.kind, rate) {
+        // SAFETY: as above.
+        unsafe { Pl011::new(second.uart.base) }.set_up(rate, BAUD);
+    }
+    // SAFETY: as above.
+    Some(unsafe { Port::new(second.uart) })
 }
 
 /// What a property says now; `None` on other boards too.

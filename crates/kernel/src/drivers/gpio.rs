@@ -8,6 +8,8 @@ use super::Registers;
 pub enum Function {
     /// Alternative 0: pins 14 and 15 are the PL011's.
     Alternative0 = 4,
+    /// Alternative 4: pin 4 sends for a BCM2711's UART3 (BCM2711 ARM Peripherals, 5.3).
+    Alternative4 = 3,
     /// Alternative 5: pins 14 and 15 are the mini-UART's.
     Alternative5 = 2,
 }
@@ -46,6 +48,19 @@ impl Gpio {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connecting_a_pin_leaves_its_neighbors() {
+        let mut block = [u32::MAX; 6];
+        // SAFETY: the array has the six registers of functions.
+        let gpio = unsafe { Gpio::new(block.as_mut_ptr().expose_provenance()) };
+        assert!(gpio.connect(14, Function::Alternative0));
+        assert!(!gpio.connect(14, Function::Alternative0), "it is that already");
+        assert!(gpio.connect(4, Function::Alternative4));
+        // SAFETY: volatile, as the driver's own accesses are.
+        let read = |register: usize| unsafe { (&raw const block[register]).read_volatile() };
+        assert_eq!([read(0), read(1), read(2)], [!(4 << 12), !(3 << 12), u32::MAX]);
+    }
 
     #[test]
     fn pins_lie_where_the_manual_puts_them() {

@@ -63,3 +63,48 @@ impl Power {
         self.0.write(CONTROL, PASSWORD | self.0.read(CONTROL) & 0xffff & !CONFIGURATION | FULL_RESET);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is written to a block whose registers hold `before`, read back as plain memory.
+    fn written(before: [u32; 10], act: impl FnOnce(&Power)) -> [u32; 3] {
+        let mut block = before;
+        // SAFETY: the array is all that the driver touches: its last register is at 0x24.
+        act(&unsafe { Power::new(block.as_mut_ptr().expose_provenance()) });
+        // SAFETY: as above; volatile, as the driver's own accesses are.
+        let read = |register: usize| unsafe { (&raw const block[register / 4]).read_volatile() };
+        [read(CONTROL), read(STATUS), read(WATCHDOG)]
+    }
+
+    /// A block as firmware leaves it: the watchdog stopped, and booted from partition 2 (bits 0, 2, ... of it).
+    fn fresh() -> [u32; 10] {
+        let mut block = [0; 10];
+        (block[CONTROL / 4], block[STATUS / 4]) = (0x102, 0x1004);
+        block
+    }
+
+    #[test]
+    fn the_watchdog_counts_ticks_of_a_65536th_of_a_second() {
+        let watch = |seconds| written(fresh(), |power| power.watch(seconds));
+        // A full reset (0x20) in the field that says what happens; other bits of the register stay.
+        assert_eq!(watch(15), [0x5a00_0122, 0x1004, 0x5a0f_0000]);
+        assert_eq!(watch(1)[2], 0x5a01_0000);
+        assert_eq!(watch(0)[2], 0x5a01_0000, "never at once");
+        assert_eq!(watch(16)[2], 0x5a0f_0000, "never more than 20 bits hold");
+    }
+
+    #[test]
+    fn a_stopped_watchdog_has_nothing_to_do() {
+        assert_eq!(written(fresh(), Power::stop)[0], 0x5a00_0102);
+    }
+
+    #[test]
+    fn off_is_a_reset_into_partition_63() {
+        assert_eq!(written(fresh(), Power::off), [0x5a00_0122, 0x5a00_1555, 0x5a00_000a]);
+        let mut halted = fresh();
+        halted[STATUS / 4] = 0x1555;
+        assert_eq!(written(halted, Power::reset), [0x5a00_0122, 0x5a00_1000, 0x5a00_000a]);
+    }
+}

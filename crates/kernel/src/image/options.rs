@@ -5,11 +5,13 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::fault::Fault;
+use crate::drivers::power::MOST_SECONDS;
 
 /// Every word, as [`Options::parse`] knows it.
 const KNOWN: &str = "suite=on|micro|off filter=CASE prompt=TEXT tokens=N raw=0|1 model=initrd|embedded cores=N \
      kernels=scalar|neon|dotprod|i8mm hash=0|1 ids=0|1 json=0|1 counts=CASE/TABLE:N,... exact=0|1 shell=0|1 \
-     trace=0|1 log=LEVEL logfile=PATH fault=NAME checksum=0|1 watchdog=SECONDS env=KEY:VALUE";
+     trace=0|1 log=LEVEL logfile=PATH loguart=0|1 fault=NAME checksum=0|1 watchdog=SECONDS \
+     board-watchdog=SECONDS on-fault=exit|reboot|halt env=KEY:VALUE";
 
 /// Tokens of an answer where nothing else is said.
 pub const DEFAULT_TOKENS: usize = 48;
@@ -60,6 +62,17 @@ impl Level {
     ];
 }
 
+/// What the machine does behind a failing status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterFailure {
+    /// It tells the host the status, or powers off where nobody listens.
+    Exit,
+    /// It starts again.
+    Reboot,
+    /// It stays as it is, with its report on the console.
+    Halt,
+}
+
 /// What one boot should do. Text lives as long as the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options<'a> {
@@ -97,12 +110,18 @@ pub struct Options<'a> {
     pub log: Level,
     /// The host's file that records go to, by semihosting; `None` logs nothing.
     pub log_file: Option<String>,
+    /// Send records to the board's second UART.
+    pub log_uart: bool,
     /// Raise this fault instead of all else.
     pub fault: Option<Fault>,
     /// Keep a checksum of the model, and compare before every answer.
     pub checksum: bool,
     /// Seconds that a core may give no sign of life; `None` leaves it to the image, 0 lets nobody watch.
     pub watchdog: Option<u64>,
+    /// Seconds until the board's own watchdog resets it, once no core ticks; `None` leaves it to the image, 0 is off.
+    pub board_watchdog: Option<u32>,
+    /// What comes behind a failure.
+    pub after_failure: AfterFailure,
     /// Fields of the records' environment.
     pub environment: Vec<(String, String)>,
 }
@@ -127,9 +146,12 @@ impl Default for Options<'_> {
             trace: false,
             log: Level::Info,
             log_file: None,
+            log_uart: false,
             fault: None,
             checksum: false,
             watchdog: None,
+            board_watchdog: None,
+            after_failure: AfterFailure::Exit,
             environment: Vec::new(),
         }
     }
@@ -238,6 +260,7 @@ impl<'a> Options<'a> {
                 let path = decode(value).filter(|path| !path.is_empty() && !path.contains('\0'));
                 self.log_file = Some(path.ok_or(wanted("a path in percent encoding"))?);
             }
+            "loguart" => self.log_uart = flag()?,
             "fault" => {
                 self.fault = Some(Fault::from_name(value).ok_or(wanted(Fault::NAMES))?);
             }
@@ -245,6 +268,19 @@ impl<'a> Options<'a> {
             "watchdog" => {
                 let seconds = value.parse().ok().filter(|&seconds| seconds <= 86_400);
                 self.watchdog = Some(seconds.ok_or(wanted("a number of seconds, a day at most; 0 is off"))?);
+            }
+            "board-watchdog" => {
+                let seconds = value.parse().ok().filter(|&seconds| seconds <= MOST_SECONDS);
+                self.board_watchdog =
+                    Some(seconds.ok_or(wanted("a number of seconds, 15 at most; 0 is off"))?);
+            }
+            "on-fault" => {
+                self.after_failure = match value {
+                    "exit" => AfterFailure::Exit,
+                    "reboot" => AfterFailure::Reboot,
+                    "halt" => AfterFailure::Halt,
+                    _ => return Err(wanted("exit, reboot or halt")),
+                }
             }
             "env" => {
                 let pair = value.split_once(':').and_then(|(k, v)| Some((decode(k)?, decode(v)?)));
@@ -290,7 +326,8 @@ mod tests {
     fn every_word_is_understood() {
         let line = "suite=micro filter=dot prompt=Caf%c3%A9%20%3d%25 tokens=7 raw=1 model=embedded cores=2 \
                     kernels=scalar hash=1 ids=1 json=1 counts=dot_product/neon:300,tokenization:12 exact=1 shell=1 \
-                    trace=1 log=debug logfile=a%20b fault=write-text checksum=1 watchdog=7 env=commit:abc env=rustc:rustc%201.95%3a";
+                    trace=1 log=debug logfile=a%20b loguart=1 fault=write-text checksum=1 \
+                    watchdog=7 board-watchdog=15 on-fault=halt env=commit:abc env=rustc:rustc%201.95%3a";
         let pair = |k: &str, v: &str| (k.to_string(), v.to_string());
         let expected = Options {
             suite: Suite::Micro,
@@ -310,9 +347,12 @@ mod tests {
             trace: true,
             log: Level::Debug,
             log_file: Some("a b".to_string()),
+            log_uart: true,
             fault: Some(Fault::WriteText),
             checksum: true,
             watchdog: Some(7),
+            board_watchdog: Some(15),
+            after_failure: AfterFailure::Halt,
             environment: vec![pair("commit", "abc"), pair("rustc", "rustc 1.95:")],
         };
         assert_eq!(Options::parse(line), Ok(expected));
@@ -325,7 +365,7 @@ mod tests {
             assert_eq!(error, OptionError::Unknown { word });
             let text = format!("{error}");
             let keys = KNOWN.split(' ').filter_map(|known| known.split_once('=')).map(|(key, _)| key);
-            assert_eq!(keys.clone().count(), 21);
+            assert_eq!(keys.clone().count(), 24);
             for key in keys {
                 assert!(text.contains(&format!("{key}=")), "{key} in {text}");
                 let known = Options::parse(&format!("{key}=~"))
@@ -360,6 +400,10 @@ mod tests {
             "logfile=a%00b",
             "watchdog=-1",
             "watchdog=86401",
+            "board-watchdog=16",
+            "board-watchdog=",
+            "on-fault=restart",
+            "loguart=2",
             "env=commit",
             "env=:x",
             "env=a:%",

@@ -16,11 +16,12 @@ use super::settings::Settings;
 use super::shell::Shell;
 use super::{generation, hash, suite};
 use crate::arch::aarch64::doze::Doze;
-use crate::arch::aarch64::{cores, features, vectors, watchdog};
+use crate::arch::aarch64::{cores, exit, features, vectors, watchdog};
 use crate::boot::clock::{self, KernelClock};
 use crate::boot::machine::Machine;
 use crate::boot::{Step, begin, entered_at, heap_free, pi, print_map};
 use crate::console_line as line;
+use crate::drivers::power::MOST_SECONDS;
 use crate::llm::benchmarks::ClockKind;
 use crate::llm::plan::SessionConfig;
 use crate::llm::pool::{Team, run_on_all};
@@ -28,6 +29,8 @@ use crate::llm::sampler::SamplerConfig;
 use crate::llm::simd::{self, ARITHMETIC_VERSION, Kernels};
 use crate::log;
 
+/// Seconds until a board whose cores are all silent resets itself, where nothing else is said: the most it can wait.
+const BOARD_WATCHDOG_S: u32 = MOST_SECONDS;
 /// Seconds that a core may give no sign of life where nothing else is said. Emulated cores may wait long for their turn.
 const WATCHDOG_S: u64 = 60;
 
@@ -37,7 +40,8 @@ pub fn run(machine: &Machine<'static>, _heap: usize) -> Result<(), String> {
     line!("BareLM {} on bare metal, no operating system", env!("CARGO_PKG_VERSION"));
     begin(Step::CommandLine);
     let options = Options::parse(machine.bootargs).map_err(|e| e.to_string())?;
-    open_log(&options)?;
+    exit::set_after_failure(options.after_failure);
+    open_log(&options, machine)?;
     log!(info, "boot words: {=str}", machine.bootargs);
 
     begin(Step::Cores);
@@ -46,8 +50,8 @@ pub fn run(machine: &Machine<'static>, _heap: usize) -> Result<(), String> {
         line!("core {affinity:#x} stays off: {error}");
         log!(warn, "core {=u64:#x} stays off", affinity);
     });
-    guard(&options, team);
     let emulated = machine.emulated || pi::is_emulated();
+    guard(&options, team, emulated);
     let kind = if emulated { ClockKind::Emulated } else { ClockKind::Wall };
     let clock = KernelClock::new(kind, options.exact);
     let description = describe(machine, team, emulated);
@@ -132,8 +136,14 @@ pub fn run(machine: &Machine<'static>, _heap: usize) -> Result<(), String> {
     if passed { Ok(()) } else { Err("a benchmark case failed: see the summary".to_string()) }
 }
 
-/// Opens the log, if one is asked for.
-fn open_log(options: &Options<'_>) -> Result<(), String> {
+/// Opens the logs that are asked for.
+fn open_log(options: &Options<'_>, machine: &Machine<'_>) -> Result<(), String> {
+    if options.log_uart {
+        let uart = machine.soc.as_ref().and_then(|soc| pi::second_uart(soc, machine.uart));
+        let uart =
+            uart.ok_or("loguart=1: this board has no second UART that is known, or it is the console")?;
+        log::open_uart(uart, options.log);
+    }
     let Some(path) = &options.log_file else { return Ok(()) };
     let path = CString::new(path.as_str()).map_err(|error| format!("logfile={path}: {error}"))?;
     match log::open(&path, options.log) {
@@ -143,7 +153,7 @@ fn open_log(options: &Options<'_>) -> Result<(), String> {
 }
 
 /// Lets system errors in, and the cores watch each other.
-fn guard(options: &Options<'_>, team: &dyn Team) {
+fn guard(options: &Options<'_>, team: &dyn Team, emulated: bool) {
     run_on_all(team, &Doze, &|_| vectors::unmask_errors());
     // Ticks are instructions too: where these are counted exactly, nobody watches.
     let seconds = options.watchdog.unwrap_or(if options.exact { 0 } else { WATCHDOG_S });
@@ -154,6 +164,15 @@ fn guard(options: &Options<'_>, team: &dyn Team) {
         log!(warn, "no watchdog");
     } else {
         line!("watchdog: a core without a sign of life for {seconds} s ends the machine");
+    }
+    // QEMU's model of it resets the machine as soon as it is started.
+    let default = if emulated || exit::power().is_none() || seconds == 0 { 0 } else { BOARD_WATCHDOG_S };
+    let board_s = options.board_watchdog.unwrap_or(default);
+    if board_s > 0 {
+        line!("board's watchdog: resets the board {board_s} s after the last core's last tick");
+        if let Err(why) = watchdog::arm_board(board_s) {
+            line!("board's watchdog: off, {why}");
+        }
     }
 }
 
@@ -194,6 +213,7 @@ pub fn self_test() -> Result<(), String> {
     let mut checks = 0;
     let passed = simd::self_test(|table, what, equal| {
         checks += 1;
+        watchdog::works();
         if !equal {
             line!("self-test: {table} {what} differs from the scalar table");
         }

@@ -38,6 +38,17 @@ pub struct Soc {
     pub power: usize,
     /// Pins 14 and 15 are the console's; none where it has a plug of its own.
     pub gpio: Option<usize>,
+    /// A UART beside the console's, for log records.
+    pub second: Option<Second>,
+}
+
+/// A board's second UART. Only its sender is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Second {
+    /// Where it is.
+    pub uart: Uart,
+    /// The pin that it sends on, as its alternative function 4; none where no pin of the header can be.
+    pub pin: Option<usize>,
 }
 
 /// The firmware's spin table of Raspberry Pi 3 and 4: one address for each core.
@@ -63,7 +74,13 @@ pub static BOARDS: [Board; 4] = [
         ram: 0..0x2000_0000,
         release: &PI_RELEASE,
         firmware: None,
-        soc: Some(Soc { mailbox: 0x3f00_b880, power: 0x3f10_0000, gpio: Some(0x3f20_0000) }),
+        soc: Some(Soc {
+            mailbox: 0x3f00_b880,
+            power: 0x3f10_0000,
+            gpio: Some(0x3f20_0000),
+            // The PL011, where the tree gives the header's pins to the mini-UART. It is wired to the radio: QEMU hears it.
+            second: Some(Second { uart: Uart { kind: UartKind::Pl011, base: 0x3f20_1000 }, pin: None }),
+        }),
     },
     Board {
         name: "Raspberry Pi 4",
@@ -73,7 +90,13 @@ pub static BOARDS: [Board; 4] = [
         ram: 0..0x2000_0000,
         release: &PI_RELEASE,
         firmware: None,
-        soc: Some(Soc { mailbox: 0xfe00_b880, power: 0xfe10_0000, gpio: Some(0xfe20_0000) }),
+        soc: Some(Soc {
+            mailbox: 0xfe00_b880,
+            power: 0xfe10_0000,
+            gpio: Some(0xfe20_0000),
+            // UART3, on pin 4 of the GPIO.
+            second: Some(Second { uart: Uart { kind: UartKind::Pl011, base: 0xfe20_1600 }, pin: Some(4) }),
+        }),
     },
     Board {
         name: "Raspberry Pi 5",
@@ -85,7 +108,7 @@ pub static BOARDS: [Board; 4] = [
         ram: 0x8_0000..0x2000_0000,
         release: &[],
         firmware: Some(Conduit::Smc),
-        soc: Some(Soc { mailbox: 0x10_7c01_3880, power: 0x10_7d20_0000, gpio: None }),
+        soc: Some(Soc { mailbox: 0x10_7c01_3880, power: 0x10_7d20_0000, gpio: None, second: None }),
     },
 ];
 
@@ -132,7 +155,8 @@ mod tests {
     fn no_device_lies_in_the_memory_of_a_row() {
         for board in &BOARDS {
             let devices = board.soc.iter().flat_map(|soc| [soc.mailbox, soc.power]).chain([board.uart.base]);
-            for address in devices {
+            let second = board.soc.iter().filter_map(|soc| soc.second).map(|second| second.uart.base);
+            for address in devices.chain(second) {
                 assert!(!board.ram.contains(&address), "{}: {address:#x}", board.name);
             }
         }

@@ -191,8 +191,8 @@ pub fn pi4() -> Vec<u8> {
     tree.finish()
 }
 
-/// A Raspberry Pi 5 with 8 GiB: devices above 64 GiB, trusted firmware at the start of memory, cores by PSCI.
-pub fn pi5() -> Vec<u8> {
+/// A Raspberry Pi 5 with so many GiB (8 and 16 are sold): devices above 64 GiB, trusted firmware at the start of memory, cores by PSCI.
+pub fn pi5(gib: u32) -> Vec<u8> {
     let mut tree = Builder::new();
     tree.begin("").texts("compatible", &["raspberrypi,5-model-b", "brcm,bcm2712"]);
     tree.text("model", "Raspberry Pi 5 Model B Rev 1.0");
@@ -229,7 +229,7 @@ pub fn pi5() -> Vec<u8> {
     );
     tree.end();
     tree.begin("memory@0").text("device_type", "memory");
-    tree.cells("reg", &[0, 0, 0, 0x3fc0_0000, 0, 0x4000_0000, 1, 0xc000_0000]).end();
+    tree.cells("reg", &[0, 0, 0, 0x3fc0_0000, 0, 0x4000_0000, (gib - 1) >> 2, (gib - 1) << 30]).end();
     tree.end();
     tree.finish()
 }

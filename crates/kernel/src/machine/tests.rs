@@ -7,6 +7,7 @@ extern crate std;
 
 use alloc::vec::Vec;
 
+use super::boards::Second;
 use super::*;
 use crate::machine::fixtures::{Builder, pi3, pi4, pi5};
 
@@ -39,7 +40,8 @@ fn raspberry_pi_3() {
         let table = [0xd8, 0xe0, 0xe8, 0xf0].map(Method::SpinTable);
         assert_eq!(places, [(0, table[0]), (1, table[1]), (2, table[2]), (3, table[3])]);
         assert_eq!(machine.firmware, None);
-        let soc = Soc { mailbox: 0x3f00_b880, power: 0x3f10_0000, gpio: Some(0x3f20_0000) };
+        let second = Some(Second { uart: Uart { kind: UartKind::Pl011, base: 0x3f20_1000 }, pin: None });
+        let soc = Soc { mailbox: 0x3f00_b880, power: 0x3f10_0000, gpio: Some(0x3f20_0000), second };
         assert_eq!(machine.soc, Some(soc));
         // What the tree says is what the table says of a board without one.
         assert_eq!(machine.soc, machine.board.soc);
@@ -75,7 +77,7 @@ fn raspberry_pi_4() {
 
 #[test]
 fn raspberry_pi_5() {
-    described(&pi5(), |machine| {
+    described(&pi5(8), |machine| {
         assert_eq!(machine.board.name, "Raspberry Pi 5");
         assert_eq!(machine.uart, Uart { kind: UartKind::Pl011, base: 0x10_7d00_1000 });
         assert_eq!(machine.uart, machine.board.uart);

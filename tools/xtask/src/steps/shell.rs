@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::{BOOTING, Run, Step};
 use crate::boot_words::BootWords;
 use crate::guest::{Boot, Console};
+use crate::setup::Need;
 use crate::terminal::Terminal;
-use crate::{Failure, logs, process, trace};
+use crate::{Failure, device_trees, logs, process, trace};
 
 /// What is typed, and what must then be shown, one behind the other.
 type Line = (&'static [u8], &'static [&'static str]);
@@ -66,7 +67,11 @@ pub fn steps() -> Vec<Step> {
         Step::new("shell: every command", &BOOTING, |run| commands(run).into()),
         Step::new("shell: random bytes", &BOOTING, |run| noise(run).into()),
         Step::new("shell: a fault", &BOOTING, |run| fault(run).into()),
+        Step::new("shell: a fault, and what comes behind it", &BOOTING, |run| behind(run).into()),
         Step::new("logs", &BOOTING, |run| logged(run).into()),
+        Step::new("logs on a second UART", &[&BOOTING[..], &[Need::DeviceTrees]].concat(), |run| {
+            second(run).into()
+        }),
         Step::new("trace of an answer", &BOOTING, |run| traced(run).into()),
     ]
 }
@@ -169,6 +174,56 @@ fn fault(run: &Run) -> Result<(), Failure> {
         (Some(101), None) => Ok(()),
         (Some(101), Some(text)) => Err(format!("`{text}` was not shown: {shown}")),
         _ => Err(format!("ended with {status}: {shown}")),
+    }
+}
+
+/// Raises faults on machines that then start again, or halt.
+fn behind(run: &Run) -> Result<(), Failure> {
+    let mut terminal = open(run, &[("on-fault", "reboot")])?;
+    for fault in ["panic", "data-abort"] {
+        terminal.send(format!("selftest fault {fault}\r").as_bytes())?;
+        for wanted in ["exit status 10", "starting again", "BareLM ", PROMPT] {
+            terminal.expect(wanted)?;
+        }
+    }
+    off(terminal)?;
+    let mut terminal = open(run, &[("on-fault", "halt"), ("watchdog", "3")])?;
+    terminal.send(b"selftest fault panic\r")?;
+    terminal.expect("exit status 101")?;
+    terminal.expect("halted")?;
+    // Longer than it takes the watchdogs of other cores to find core 0 silent.
+    terminal.silent(Duration::from_secs(6))
+}
+
+/// A Raspberry Pi 3's records come out of the UART that is not its console.
+fn second(run: &Run) -> Result<(), Failure> {
+    let image = run.image()?;
+    let file = crate::target_folder().join("second-uart.defmt");
+    let boot = Boot {
+        kernel: image.raw.clone(),
+        machine: "raspi3b".to_string(),
+        device_tree: Some(device_trees::folder().join(device_trees::FILES[0])),
+        uart: 1,
+        second_uart: Some(file.clone()),
+        words: "-- suite=off model=embedded tokens=3 loguart=1 log=debug".to_string(),
+        limit: Duration::from_secs(60),
+        ..Boot::default()
+    };
+    println!("{}", process::shown(&boot.command(Console::Kept)));
+    let outcome = boot.run(Console::Kept)?;
+    if outcome.status != Some(0) {
+        return Err(format!("{}\n{}", outcome.ending(), outcome.last_lines(10)));
+    }
+    let records = std::fs::read(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let decoded = logs::decode(&image.elf, &records)?;
+    println!("{} records of {} bytes", decoded.lines.len(), records.len());
+    let missing = ["step cores", "model BareLM-tiny", "token ", "answer of 3 tokens"]
+        .into_iter()
+        .find(|text| !decoded.lines.iter().any(|line| line.contains(text)));
+    match (decoded.malformed, missing) {
+        (0, None) => Ok(()),
+        (0, Some(text)) => Err(format!("`{text}` was not logged: {:#?}", decoded.lines)),
+        (count, _) => Err(format!("{count} records make no sense")),
     }
 }
 

@@ -289,6 +289,35 @@ _start:
     add     x1, x1, #24
     b       4b
 5:
+    adrp    x1, __relr_start          // and words that hold what they do when linked at 0, packed
+    add     x1, x1, :lo12:__relr_start
+    adrp    x2, __relr_end
+    add     x2, x2, :lo12:__relr_end
+    mov     x4, x23                   // the word behind the last one named
+4:
+    cmp     x1, x2
+    b.hs    5f
+    ldr     x5, [x1], #8
+    tbnz    x5, #0, 3f
+    add     x4, x5, x23               // an even entry is the offset of a word
+    ldr     x6, [x4]
+    add     x6, x6, x23
+    str     x6, [x4], #8
+    b       4b
+3:
+    mov     x7, x4                    // an odd one has a bit for each of 63 words from here on
+    add     x4, x4, #(63 * 8)
+3:
+    lsr     x5, x5, #1
+    cbz     x5, 4b
+    tbz     x5, #0, 2f
+    ldr     x6, [x7]
+    add     x6, x6, x23
+    str     x6, [x7]
+2:
+    add     x7, x7, #8
+    b       3b
+5:
     adrp    x1, __bss_start           // zero what the file does not hold
     add     x1, x1, :lo12:__bss_start
 6:

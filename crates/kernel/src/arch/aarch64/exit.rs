@@ -1,8 +1,13 @@
 //! The end: a status for the host through semihosting, else power off or start again, by PSCI or by the board.
+//!
+//! What comes behind a failure is asked for once, by [`set_after_failure`]; before that it is the host's status and
+//! power-off.
 
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
+use crate::console::print_unlocked;
 use crate::drivers::power::Power;
+use crate::image::options::AfterFailure;
 use crate::machine::Conduit;
 
 static CONDUIT: AtomicU8 = AtomicU8::new(0);
@@ -47,15 +52,44 @@ pub fn is_ending() -> bool {
     ENDING.load(Ordering::Relaxed)
 }
 
-/// Ends the machine; the host sees `status` if it listens to semihosting.
+static AFTER_FAILURE: AtomicU8 = AtomicU8::new(AfterFailure::Exit as u8);
+static HALTED: AtomicBool = AtomicBool::new(false);
+
+/// Says what comes behind a failing status.
+pub fn set_after_failure(after: AfterFailure) {
+    AFTER_FAILURE.store(after as u8, Ordering::Relaxed);
+}
+
+/// Stops this core if the machine was halted; called where every core comes by.
+pub fn stop_if_halted() {
+    if HALTED.load(Ordering::Relaxed) {
+        wait()
+    }
+}
+
+/// Ends the machine; the host sees `status` if it listens to semihosting, unless a failure should end otherwise.
 pub fn exit(status: u32) -> ! {
     use semihosting::sys::arm_compat::{ExitReason, sys_exit_extended};
+    let after = AFTER_FAILURE.load(Ordering::Relaxed);
+    if status != 0 && after == AfterFailure::Reboot as u8 {
+        print_unlocked(format_args!("starting again\n"));
+        try_reset();
+        print_unlocked(format_args!("this machine has no known way to start again\n"));
+    }
+    if status != 0 && after == AfterFailure::Halt as u8 {
+        print_unlocked(format_args!("halted\n"));
+        HALTED.store(true, Ordering::Relaxed);
+        if let Some(power) = power() {
+            power.stop();
+        }
+        wait()
+    }
     ENDING.store(true, Ordering::Relaxed);
     sys_exit_extended(ExitReason::ADP_Stopped_ApplicationExit, status as usize);
     power_off()
 }
 
-/// Powers off by PSCI or the board's power management, or waits for ever where there is neither.
+/// Powers off by PSCI or the board's power management, or says that there is neither and waits for ever.
 pub fn power_off() -> ! {
     use smccc::{Hvc, Smc, psci};
     // It returns only if firmware cannot do it.
@@ -66,12 +100,22 @@ pub fn power_off() -> ! {
     };
     if let Some(power) = power() {
         power.off();
+        // Within a millisecond.
+        wait()
     }
+    print_unlocked(format_args!("this machine has no known way to switch itself off; it waits\n"));
     wait()
 }
 
-/// Starts the machine again by PSCI or the board's power management, or waits for ever where there is neither.
+/// Starts the machine again by PSCI or the board's power management, or says that there is neither and waits for ever.
 pub fn reset() -> ! {
+    try_reset();
+    print_unlocked(format_args!("this machine has no known way to start again; it waits\n"));
+    wait()
+}
+
+/// Returns where there is no way to reset.
+fn try_reset() {
     use smccc::{Hvc, Smc, psci};
     // It returns only if firmware cannot do it.
     let _ = match conduit() {
@@ -81,11 +125,15 @@ pub fn reset() -> ! {
     };
     if let Some(power) = power() {
         power.reset();
+        // Within a millisecond.
+        wait()
     }
-    wait()
 }
 
+/// For ever, without interrupts.
 fn wait() -> ! {
+    // SAFETY: this core does nothing any more.
+    unsafe { core::arch::asm!("msr daifset, #0xf", options(nostack)) }
     loop {
         cortex_a::asm::wfe();
     }

@@ -6,15 +6,18 @@
 //! and calls. One that does not is reported by the others a little later. Cores that all wait for each other in a job
 //! are stuck too.
 //!
+//! Where the board has a watchdog of its own, every tick feeds it ([`arm_board`]): when no core ticks any more, it
+//! resets the board.
+//!
 //! It needs a GICv2, or the local controller of a Raspberry Pi 3. A machine of one core that gets stuck with interrupts masked is beyond it.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use cortex_a::registers::{CNTFRQ_EL0, Readable};
 
 use super::doze::{Controller, Doze};
 use super::vectors::{Interrupted, core_index};
-use super::{cores, doze};
+use super::{cores, doze, exit};
 use crate::llm::pool::{Team, run_on_all};
 use crate::report::{Report, STUCK};
 
@@ -139,14 +142,67 @@ pub fn limit_s() -> Option<u64> {
     (ticks > 0).then(|| ticks / CNTFRQ_EL0.get())
 }
 
-/// Runs `body` without ticks.
+/// Seconds until the board resets itself; 0 where it does not.
+static BOARD_S: AtomicU32 = AtomicU32::new(0);
+
+/// Lets the board's own watchdog reset it when no core has ticked for `seconds`. Ticks must come twice in that time.
+pub fn arm_board(seconds: u32) -> Result<(), Unarmed> {
+    let power = exit::power().ok_or(Unarmed::None)?;
+    let limit_s = limit_s().ok_or(Unarmed::NoTicks)?;
+    if limit_s * 2 > u64::from(seconds) * LOOKS {
+        return Err(Unarmed::SlowTicks { most: u64::from(seconds) * LOOKS / 2 });
+    }
+    BOARD_S.store(seconds, Ordering::Relaxed);
+    power.watch(seconds);
+    Ok(())
+}
+
+/// Why the board's watchdog is off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unarmed {
+    /// The board has none that is known.
+    None,
+    /// Nobody ticks.
+    NoTicks,
+    /// It would run out between two ticks.
+    SlowTicks {
+        /// The most that `watchdog=` may be for it.
+        most: u64,
+    },
+}
+
+impl core::fmt::Display for Unarmed {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::None => f.write_str("this board has none that is known"),
+            Self::NoTicks => f.write_str("nothing would feed it without watchdog="),
+            Self::SlowTicks { most } => {
+                write!(f, "it would run out between two ticks; watchdog={most} is the most")
+            }
+        }
+    }
+}
+
+/// Begins the time of the board's watchdog anew.
+fn feed() {
+    let seconds = BOARD_S.load(Ordering::Relaxed);
+    if let Some(power) = exit::power().filter(|_| seconds > 0) {
+        power.watch(seconds);
+    }
+}
+
+/// Runs `body` without ticks on this core. The board's watchdog stands still where no other core feeds it.
 pub fn undisturbed(body: &mut dyn FnMut()) {
+    if let Some(power) = exit::power().filter(|_| BOARD_S.load(Ordering::Relaxed) > 0) {
+        power.stop();
+    }
     let state: u64;
     // SAFETY: masks interrupts, and puts back what was.
     unsafe { core::arch::asm!("mrs {}, daif", "msr daifset, #2", out(reg) state, options(nostack)) }
     body();
     // SAFETY: as above.
     unsafe { core::arch::asm!("msr daif, {}", in(reg) state, options(nostack)) }
+    feed();
 }
 
 /// Begins this core's ticks, if its timer comes through.
@@ -193,6 +249,7 @@ fn look(seen: &Seen, signs: &Signs) -> (u64, u64) {
 
 /// A timer's tick: looks at all cores.
 pub(super) extern "C" fn interrupt(interrupted: &Interrupted) {
+    exit::stop_if_halted();
     let Some(controller) = doze::controller() else { return };
     let number = match controller {
         Controller::Gic { interface, .. } => read(interface + GICC_IAR),
@@ -219,6 +276,7 @@ pub(super) extern "C" fn interrupt(interrupted: &Interrupted) {
     } else {
         set_timer(limit / LOOKS);
         examine(limit, interrupted);
+        feed();
     }
     if let Controller::Gic { interface, .. } = controller {
         write(interface + GICC_EOIR, number);

@@ -16,7 +16,9 @@ pub const PEERS: [&str; 3] = ["candle", "burn", "pytorch"];
 /// Times are the engine's own, medians of samples taken for as long as asked. Its answers are held against plain arithmetic
 /// by `crates/host/tests/engines.rs`, which is the test of every adapter.
 pub fn contender(name: &str, op: &str, params: &[(&str, usize)]) -> Contender<'static> {
-    let known = Known::find(name).expect("a known engine");
+    let Some(known) = Known::find(name) else {
+        return Contender::absent(name, "this build has no adapter for it");
+    };
     let own = std::env::current_exe().ok().and_then(|path| Some(path.parent()?.parent()?.to_owned()));
     let Some(program) = known.installed(&folders(own.as_deref())) else {
         return Contender::absent(name, known.how_to_get());

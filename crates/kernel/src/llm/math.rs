@@ -73,28 +73,34 @@ pub fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
-/// Above this `tanh` rounds to 1.
-pub const TANH_MAX: f32 = 9.02;
-/// `tanh(x) / x` as a quotient of polynomials in `x^2`, lowest power first, on `|x| <= TANH_MAX`: within 2.1e-8 of the truth
+/// The square of what `tanh` rounds to 1 above, 9.02: squares are no larger in the quotient, which grows with `x` from there on and is
+/// cut off at 1.
+pub const TANH_MAX_SQUARE: f32 = 81.3604;
+/// `tanh(x) / x` as a quotient of polynomials in `x^2`, lowest power first, up to [`TANH_MAX_SQUARE`]: within 2.1e-8 of the truth
 /// before rounding (a minimax fit by reweighted least squares).
 pub const TANH_NUMERATOR: [f32; 5] = [1.0, 0.133_797_18, 0.003_494_034_5, 2.058_348e-5, 1.331_907_1e-8];
 /// The denominator of [`TANH_NUMERATOR`].
 pub const TANH_DENOMINATOR: [f32; 5] = [1.0, 0.467_130_33, 0.025_871_072, 0.000_328_309_28, 7.762_019e-7];
 
-/// Beyond this the normal distribution's integral rounds to 0 or 1.
-pub const NORMAL_MAX: f32 = 5.5;
+/// The square of 5.5, beyond which the normal distribution's integral rounds to 0 or 1.
+pub const NORMAL_MAX_SQUARE: f32 = 30.25;
 /// `(P(x) - 1/2) / x`, where `P` is the integral of the standard normal distribution up to `x`, as a quotient of polynomials in
-/// `x^2`, lowest power first, on `|x| <= NORMAL_MAX`: within 1.7e-8 of itself before rounding (fitted as [`TANH_NUMERATOR`]).
+/// `x^2`, lowest power first, up to [`NORMAL_MAX_SQUARE`]: within 1.7e-8 of itself before rounding (fitted as [`TANH_NUMERATOR`]).
 pub const NORMAL_NUMERATOR: [f32; 6] =
     [0.398_942_26, 0.033_458_896, 0.004_651_482_7, 0.000_164_573_81, 6.301_591_4e-6, 2.293_115_4e-8];
 /// The denominator of [`NORMAL_NUMERATOR`].
 pub const NORMAL_DENOMINATOR: [f32; 6] =
     [1.0, 0.250_535_43, 0.028_416_133, 0.001_860_646_2, 7.216_706e-5, 1.199_028_4e-6];
 
-/// The square root of 2 / pi, of the approximation of GELU by `tanh`.
-pub const GELU_LINEAR: f32 = 0.797_884_6;
-/// [`GELU_LINEAR`] times 0.044715.
-pub const GELU_CUBIC: f32 = 0.035_677_407;
+/// The square of 5.2, beyond which the factor of `x` in [`gelu_tanh`] rounds to 0 or 1.
+pub const GELU_TANH_MAX_SQUARE: f32 = 27.04;
+/// `tanh(sqrt(2 / pi) (x + 0.044715 x^3)) / 2x` as a quotient of polynomials in `x^2`, lowest power first, up to
+/// [`GELU_TANH_MAX_SQUARE`]: within 1.7e-8 of itself before rounding (fitted as [`TANH_NUMERATOR`]).
+pub const GELU_TANH_NUMERATOR: [f32; 6] =
+    [0.398_942_3, 0.030_716_548, 0.003_643_417, 0.000_135_615_41, 6.986_505_5e-6, 2.331_588_6e-8];
+/// The denominator of [`GELU_TANH_NUMERATOR`].
+pub const GELU_TANH_DENOMINATOR: [f32; 6] =
+    [1.0, 0.244_486_87, 0.024_509_747, 0.001_310_125_1, 7.604_218e-5, 1.289_458_2e-6];
 
 /// `x`, but `high` where it is larger and `low` where it is smaller. A NaN stays.
 #[inline(always)]
@@ -122,31 +128,32 @@ pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
+/// `x` times a quotient of polynomials in its square, which is `most` at most; the result within `limit` of zero.
+#[inline(always)]
+fn quotient<const C: usize>(x: f32, most: f32, [over, under]: [[f32; C]; 2], limit: f32) -> f32 {
+    let square = x * x;
+    let square = if most < square { most } else { square };
+    between(-limit, (x * polynomial(over, square)) / polynomial(under, square), limit)
+}
+
 /// Hyperbolic tangent within 7 ulp, never beyond 1; odd, so -0 stays.
 #[inline]
 pub fn tanh(x: f32) -> f32 {
-    let x = between(-TANH_MAX, x, TANH_MAX);
-    let square = x * x;
-    let y = (x * polynomial(TANH_NUMERATOR, square)) / polynomial(TANH_DENOMINATOR, square);
-    between(-1.0, y, 1.0)
+    quotient(x, TANH_MAX_SQUARE, [TANH_NUMERATOR, TANH_DENOMINATOR], 1.0)
 }
 
 /// `x P(x)` with `P` the integral of the standard normal distribution, which is GELU as defined by `erf`. Within 2^-22 `|x|`;
 /// NaN at minus infinity, as the product says.
 #[inline]
 pub fn gelu(x: f32) -> f32 {
-    let y = between(-NORMAL_MAX, x, NORMAL_MAX);
-    let square = y * y;
-    let p = (y * polynomial(NORMAL_NUMERATOR, square)) / polynomial(NORMAL_DENOMINATOR, square);
-    x * (0.5 + between(-0.5, p, 0.5))
+    x * (0.5 + quotient(x, NORMAL_MAX_SQUARE, [NORMAL_NUMERATOR, NORMAL_DENOMINATOR], 0.5))
 }
 
 /// `x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`, the usual approximation of GELU, within 2^-22 `|x|` of that formula;
 /// NaN at minus infinity.
 #[inline]
 pub fn gelu_tanh(x: f32) -> f32 {
-    let half = 0.5 * x;
-    fma(half, tanh(x * fma(x * x, GELU_CUBIC, GELU_LINEAR)), half)
+    x * (0.5 + quotient(x, GELU_TANH_MAX_SQUARE, [GELU_TANH_NUMERATOR, GELU_TANH_DENOMINATOR], 0.5))
 }
 
 #[cfg(test)]

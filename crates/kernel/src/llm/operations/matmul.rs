@@ -1,6 +1,6 @@
 //! Products of matrices.
 //!
-//! Both sides are packed: the right one a block of `k` by columns at a time, by the whole team, the left one a block of
+//! The right side is packed, a block of `k` by columns at a time, by the whole team; the left one, where that pays, a block of
 //! rows by `k`, by the member that has claimed them. Sums that go over several blocks of `k` are kept in the result between them,
 //! which changes no bit. So element `(i, j)` is one sum, `fma(a[i][k], b[k][j], sum)` in the order of `k`, from zero.
 
@@ -11,7 +11,7 @@ use core::ops::Range;
 use super::{OperationError, Operations, View, ViewMut, agree};
 use crate::llm::pool::{Member, Team};
 use crate::llm::shared::Shared;
-use crate::llm::simd::operations::{Block, STEP};
+use crate::llm::simd::operations::{Block, Left, STEP};
 
 /// Most terms that are packed at a time.
 const TERMS: usize = 256;
@@ -19,6 +19,9 @@ const TERMS: usize = 256;
 const ROWS: usize = 240;
 /// Most columns of the right side that are packed at a time: with [`TERMS`], one and a half megabytes.
 const COLUMNS: usize = 1536;
+/// Most columns of a product whose left side is taken where it lies, if its rows are in one piece: packing it takes as long for any
+/// number of columns, but rows that lie a power of two apart crowd each other out of the caches before many columns have passed.
+const LINES: usize = 1024;
 /// Most rows of a tile.
 const TILE_ROWS: usize = 16;
 
@@ -195,9 +198,11 @@ impl Operations {
             for terms in pieces(b.rows(), TERMS, 1) {
                 let k = terms.len();
                 // Whole panels of it are packed by one member each.
-                let pack = |(): &mut (), panels: Range<usize>| {
-                    let mine =
-                        panels.start * product.columns..(panels.end * product.columns).min(columns.len());
+                let panels = product.panels(columns.len());
+                let pack = |(): &mut (), claimed: Range<usize>| {
+                    let end =
+                        if claimed.end == panels { columns.len() } else { claimed.end * product.columns };
+                    let mine = claimed.start * product.columns..end;
                     let part = b.part(terms.clone(), columns.start + mine.start..columns.start + mine.end);
                     let end = mine.start * k + mine.len().next_multiple_of(STEP) * k;
                     // SAFETY: panels are claimed by one member and do not overlap; nobody reads them in this step.
@@ -205,7 +210,7 @@ impl Operations {
                     // SAFETY: the CPU has this table's instructions.
                     unsafe { (product.pack_right)(part, to) };
                 };
-                member.step(columns.len().div_ceil(product.columns), || (), pack);
+                member.step(panels, || (), pack);
                 let packed = columns.len().next_multiple_of(STEP) * k;
                 // SAFETY: this member's alone, in this and every job; packed in the step before, and only read in this.
                 let begin = || unsafe {
@@ -215,12 +220,17 @@ impl Operations {
                     let claimed = claimed(units);
                     for rows in pieces(claimed.len(), ROWS, product.rows) {
                         let rows = claimed.start + rows.start..claimed.start + rows.end;
-                        let left = &mut left[..rows.len().next_multiple_of(product.rows) * k];
                         // SAFETY: rows do not overlap, and these are claimed by this member.
                         let out = unsafe { result.write(elements(&rows, &columns)) };
                         let part = a.part(rows.clone(), terms.clone());
-                        // SAFETY: the CPU has this table's instructions.
-                        unsafe { (product.pack_left)(part, left) };
+                        let left = if b.columns() <= LINES && part.line(0).is_some() {
+                            Left::Lines(part)
+                        } else {
+                            let left = &mut left[..rows.len().next_multiple_of(product.rows) * k];
+                            // SAFETY: the CPU has this table's instructions.
+                            unsafe { (product.pack_left)(part, left) };
+                            Left::Packed(left)
+                        };
                         let block = Block {
                             left,
                             right: &right[..],
@@ -253,7 +263,7 @@ mod tests {
     use super::*;
     use crate::llm::math::fma;
 
-    const SHAPES: [[usize; 3]; 12] = [
+    const SHAPES: [[usize; 3]; 14] = [
         [1, 1, 1],
         [8, 48, 16],
         [7, 47, 5],
@@ -266,6 +276,8 @@ mod tests {
         [1, 100, 70],
         [100, 1, 70],
         [490, 17, 9],
+        [19, 1090, 70],
+        [5, 209, 33],
     ];
 
     fn reference(a: View<'_>, b: View<'_>) -> Vec<f32> {

@@ -20,6 +20,11 @@ pub(super) trait Registers<const N: usize>: Copy {
 
     /// The same value in every lane.
     fn splat(self, x: f32) -> Self::R;
+    /// The same register, which the compiler takes for unknown: it then stays in one, rather than being loaded where it is used.
+    #[inline(always)]
+    fn hold(self, a: Self::R) -> Self::R {
+        a
+    }
     /// `a + b`.
     fn add(self, a: Self::R, b: Self::R) -> Self::R;
     /// `a - b`.

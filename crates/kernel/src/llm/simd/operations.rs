@@ -142,9 +142,37 @@ pub(in crate::llm) struct Product {
     pub(in crate::llm) block: unsafe fn(&Block<'_>, &mut [f32]),
 }
 
-/// A block of a product whose sides are packed.
+impl Product {
+    /// How many panels so many columns of the right side are packed in, where the last two count as one if together they are
+    /// little more than one.
+    pub(in crate::llm) fn panels(&self, columns: usize) -> usize {
+        let (whole, rest) = (columns / self.columns, columns % self.columns);
+        if whole > 0 && panel(self.columns + rest, self.columns) < self.columns {
+            whole
+        } else {
+            columns.div_ceil(self.columns)
+        }
+    }
+}
+
+/// Columns of the next panel where so many are left, in tiles of `tile`. Rather than one of three steps and one of one, whose tiles
+/// have too few sums to hide a multiplication's time, there are two of two.
+pub(in crate::llm::simd) fn panel(columns: usize, tile: usize) -> usize {
+    if tile == 3 * STEP && columns.div_ceil(STEP) == 4 { 2 * STEP } else { tile.min(columns) }
+}
+
+/// The left side of a block.
+#[derive(Clone, Copy)]
+pub(in crate::llm) enum Left<'a> {
+    /// In panels, by [`Product::pack_left`].
+    Packed(&'a [f32]),
+    /// Where it lies, each row in one piece.
+    Lines(View<'a>),
+}
+
+/// A block of a product whose right side is packed.
 pub(in crate::llm) struct Block<'a> {
-    pub(in crate::llm) left: &'a [f32],
+    pub(in crate::llm) left: Left<'a>,
     pub(in crate::llm) right: &'a [f32],
     /// Terms of each sum.
     pub(in crate::llm) k: usize,

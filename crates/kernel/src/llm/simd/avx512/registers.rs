@@ -12,6 +12,12 @@ impl Registers<1> for Avx512 {
 
     proven! { "avx512f,avx512bw,avx512vnni,avx2,fma,f16c":
         fn splat(self, x: f32) -> __m512 { _mm512_set1_ps(x) }
+        fn hold(self, a: __m512) -> __m512 {
+            let mut a = a;
+            // SAFETY: no instruction.
+            unsafe { core::arch::asm!("/* {0} */", inout(zmm_reg) a, options(pure, nomem, nostack, preserves_flags)) };
+            a
+        }
         fn add(self, a: __m512, b: __m512) -> __m512 { _mm512_add_ps(a, b) }
         fn sub(self, a: __m512, b: __m512) -> __m512 { _mm512_sub_ps(a, b) }
         fn mul(self, a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }

@@ -3,7 +3,7 @@
 //! A lane is a column. For each `k` a tile loads a row of the right panel and takes the left panel's elements one by one
 //! into all lanes; so every element of the result is one sum by fma in the order of `k`, whatever the registers' width.
 
-use super::{Block, STEP};
+use super::{Block, Left, STEP, panel};
 use crate::llm::operations::View;
 use crate::llm::simd::lanes::Registers;
 
@@ -73,7 +73,7 @@ pub(in crate::llm::simd) fn pack_right<const W: usize>(x: View<'_>, out: &mut [f
     let mut rest = out;
     let mut first = 0;
     while first < x.columns() && k > 0 {
-        let columns = (W * STEP).min(x.columns() - first);
+        let columns = panel(x.columns() - first, W * STEP);
         let width = columns.next_multiple_of(STEP);
         let (panel, after) = rest.split_at_mut(k * width);
         rest = after;
@@ -105,15 +105,15 @@ pub(in crate::llm::simd) fn block<S: Registers<N>, const N: usize, const M: usiz
     let mut first = 0;
     let mut right = x.right;
     while first < x.columns {
-        let columns = (W * STEP).min(x.columns - first);
+        let columns = panel(x.columns - first, W * STEP);
         let (panel, after) = right.split_at(x.k * columns.next_multiple_of(STEP));
         right = after;
         let (panel, _) = panel.as_chunks::<STEP>();
         let strip = Strip { x, panel, first, columns };
         match columns.div_ceil(STEP) {
-            1 => strip.tiles::<S, N, M, 1>(s, out),
-            2 => strip.tiles::<S, N, M, 2>(s, out),
-            _ => strip.tiles::<S, N, M, W>(s, out),
+            1 => strip.both::<S, N, M, 1>(s, out),
+            2 => strip.both::<S, N, M, 2>(s, out),
+            _ => strip.both::<S, N, M, W>(s, out),
         }
         first += columns;
     }
@@ -127,17 +127,77 @@ struct Strip<'a> {
     columns: usize,
 }
 
+/// The left side of a tile: its rows' elements, one `k` after the other.
+trait Elements: Copy {
+    /// Row `i`'s.
+    fn at(self, k: usize, i: usize) -> f32;
+    /// As many `k` as this, and no more.
+    fn terms(self, k: usize) -> Self;
+}
+
+/// A packed panel.
+impl<const M: usize> Elements for &[[f32; M]] {
+    #[inline(always)]
+    fn at(self, k: usize, i: usize) -> f32 {
+        self[k][i]
+    }
+
+    #[inline(always)]
+    fn terms(self, k: usize) -> Self {
+        &self[..k]
+    }
+}
+
+/// Rows where they lie.
+impl<const M: usize> Elements for [&[f32]; M] {
+    #[inline(always)]
+    fn at(self, k: usize, i: usize) -> f32 {
+        self[i][k]
+    }
+
+    #[inline(always)]
+    fn terms(mut self, k: usize) -> Self {
+        for line in &mut self {
+            *line = &line[..k];
+        }
+        self
+    }
+}
+
 impl Strip<'_> {
     #[inline(always)]
-    fn tiles<S: Registers<N>, const N: usize, const M: usize, const W: usize>(self, s: S, out: &mut [f32]) {
-        let Strip { x, panel, first, columns } = self;
-        let (left, _) = x.left.as_chunks::<M>();
-        let (right, _) = panel.as_chunks::<W>();
-        for (tile, left) in left.chunks_exact(x.k.max(1)).enumerate() {
-            let row = tile * M;
-            if row >= x.rows {
-                break;
+    fn both<S: Registers<N>, const N: usize, const M: usize, const W: usize>(self, s: S, out: &mut [f32]) {
+        match self.x.left {
+            Left::Packed(left) => {
+                let (left, _) = left.as_chunks::<M>();
+                let k = self.x.k;
+                self.tiles::<S, N, M, W, _>(s, out, |row| &left[row / M * k..][..k]);
             }
+            Left::Lines(view) => {
+                // A row that is behind the last is that one again; nobody looks at its sums.
+                let line = |row: usize| view.line(row.min(self.x.rows - 1)).expect("rows in one piece");
+                let mut lines = [&[][..]; M];
+                self.tiles::<S, N, M, W, _>(s, out, |row| {
+                    for (i, to) in lines.iter_mut().enumerate() {
+                        *to = line(row + i);
+                    }
+                    lines
+                });
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn tiles<S: Registers<N>, const N: usize, const M: usize, const W: usize, L: Elements>(
+        self,
+        s: S,
+        out: &mut [f32],
+        mut left: impl FnMut(usize) -> L,
+    ) {
+        let Strip { x, panel, first, columns } = self;
+        let (right, _) = panel.as_chunks::<W>();
+        for row in (0..x.rows).step_by(M) {
+            let left = left(row);
             let rows = M.min(x.rows - row);
             // The next tile's part of the result, which is far away when its turn comes.
             for i in 0..M {
@@ -154,7 +214,7 @@ impl Strip<'_> {
                     rest = after;
                     line.as_chunks_mut().0.first_chunk_mut().expect("a whole tile")
                 });
-                sums::<S, N, M, W>(s, left, right, x.first, lines);
+                sums::<S, N, M, W, L>(s, left, right, x.first, lines);
                 continue;
             }
             // What is no whole tile is computed in one beside.
@@ -164,7 +224,7 @@ impl Strip<'_> {
                     whole.as_flattened_mut()[..columns].copy_from_slice(&rest[i * x.row_step..][..columns]);
                 }
             }
-            sums::<S, N, M, W>(s, left, right, x.first, whole.each_mut());
+            sums::<S, N, M, W, L>(s, left, right, x.first, whole.each_mut());
             for (i, whole) in whole[..rows].iter().enumerate() {
                 rest[i * x.row_step..][..columns].copy_from_slice(&whole.as_flattened()[..columns]);
             }
@@ -175,9 +235,9 @@ impl Strip<'_> {
 /// One tile.
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "registers are counted, not walked")]
-fn sums<S: Registers<N>, const N: usize, const M: usize, const W: usize>(
+fn sums<S: Registers<N>, const N: usize, const M: usize, const W: usize, L: Elements>(
     s: S,
-    left: &[[f32; M]],
+    left: L,
     right: &[[[f32; STEP]; W]],
     first: bool,
     out: [&mut [[f32; STEP]; W]; M],
@@ -190,13 +250,14 @@ fn sums<S: Registers<N>, const N: usize, const M: usize, const W: usize>(
             }
         }
     }
-    for (left, right) in left.iter().zip(right) {
+    let left = left.terms(right.len());
+    for (k, right) in right.iter().enumerate() {
         let mut b = [[s.splat(0.0); N]; W];
         for w in 0..W {
             b[w] = s.load(&right[w]);
         }
         for i in 0..M {
-            let a = s.splat(left[i]);
+            let a = s.splat(left.at(k, i));
             for w in 0..W {
                 for n in 0..N {
                     sums[i][w][n] = s.fma(a, b[w][n], sums[i][w][n]);

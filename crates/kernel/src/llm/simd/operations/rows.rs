@@ -2,7 +2,7 @@
 //!
 //! Sums take 64 virtual lanes, four steps of 16, so that as many chains are under way at once as hide an addition's time.
 
-use super::elements::{Values, write};
+use super::elements::{AHEAD, Values, write};
 use super::scalar::{GROUP, moments_of_lanes};
 use crate::llm::math;
 use crate::llm::simd::lanes::{Registers, exp, lanes, load, store};
@@ -32,19 +32,46 @@ fn total<S: Registers<N>, const N: usize>(s: S, wide: Wide<S::R, N>) -> f32 {
 /// The dot product of two slices of the same length.
 #[inline(always)]
 fn dot<S: Registers<N>, const N: usize>(s: S, a: &[f32], b: &[f32]) -> f32 {
-    let mut wide = [[s.splat(0.0); N]; GROUP / LANES];
-    let (a, a_rest) = a.as_chunks::<GROUP>();
-    let (b, b_rest) = b.as_chunks::<GROUP>();
-    for (a, b) in a.iter().zip(b) {
-        products(s, a, b, &mut wide);
+    Dot::new(s, a, b).result(s)
+}
+
+/// A dot product under way.
+struct Dot<'a, R, const N: usize> {
+    a: &'a [f32],
+    b: &'a [f32],
+    sums: Wide<R, N>,
+}
+
+impl<'a, R: Copy, const N: usize> Dot<'a, R, N> {
+    #[inline(always)]
+    fn new<S: Registers<N, R = R>>(s: S, a: &'a [f32], b: &'a [f32]) -> Self {
+        Dot { a, b, sums: [[s.splat(0.0); N]; GROUP / LANES] }
     }
-    if !a_rest.is_empty() {
-        let mut padded = [[0.0; GROUP]; 2];
-        padded[0][..a_rest.len()].copy_from_slice(a_rest);
-        padded[1][..b_rest.len()].copy_from_slice(b_rest);
-        products(s, &padded[0], &padded[1], &mut wide);
+
+    /// Takes the next 64 products; says whether there were so many.
+    #[inline(always)]
+    fn group<S: Registers<N, R = R>>(&mut self, s: S) -> bool {
+        let (Some((a, a_rest)), Some((b, b_rest))) =
+            (self.a.split_first_chunk::<GROUP>(), self.b.split_first_chunk::<GROUP>())
+        else {
+            return false;
+        };
+        products(s, a, b, &mut self.sums);
+        (self.a, self.b) = (a_rest, b_rest);
+        true
     }
-    total(s, wide)
+
+    #[inline(always)]
+    fn result<S: Registers<N, R = R>>(mut self, s: S) -> f32 {
+        while self.group(s) {}
+        if !self.a.is_empty() {
+            let mut padded = [[0.0; GROUP]; 2];
+            padded[0][..self.a.len()].copy_from_slice(self.a);
+            padded[1][..self.b.len()].copy_from_slice(self.b);
+            products(s, &padded[0], &padded[1], &mut self.sums);
+        }
+        total(s, self.sums)
+    }
 }
 
 /// Adds 64 products to their lanes' sums.
@@ -77,16 +104,14 @@ pub(in crate::llm::simd) fn matvec<S: Registers<N>, const N: usize>(
     }
 }
 
-/// Rows whose sums are under way together: what is between a row's last sum and its first result is long, and a row of its own
-/// would wait for it. Of rows that do not stay in the first cache together, one.
-fn together(n: usize) -> usize {
-    if n <= 1024 { MOST } else { 1 }
+/// A row that is worked on while the one before is written, and one that is taken alone: rows and weights that do not stay in the
+/// first cache together are read twice, which costs more than is hidden.
+fn beside(next: &[f32]) -> (&[f32], &[f32]) {
+    if next.len() <= 2048 { (next, &[]) } else { (&[], next) }
 }
 
-/// Most of them.
-const MOST: usize = 4;
-
-/// Every row of `x` normalized by the root of its mean square.
+/// Every row of `x` normalized by the root of its mean square. While a row is written, the next one's sum is under way: what is between
+/// a row's last sum and its first result is long, and memory would rest meanwhile.
 #[inline(always)]
 pub(in crate::llm::simd) fn rms_norm<S: Registers<N>, const N: usize>(
     s: S,
@@ -97,42 +122,50 @@ pub(in crate::llm::simd) fn rms_norm<S: Registers<N>, const N: usize>(
     past: bool,
 ) {
     let n = weight.len();
-    let some = together(n) * n;
-    for (x, out) in x.chunks(some).zip(out.chunks_mut(some)) {
-        let mut scales = [0.0; MOST];
-        for (scale, x) in scales.iter_mut().zip(x.chunks_exact(n)) {
-            *scale = narrow::rms_scale(dot(s, x, x), n, eps);
-        }
-        for ((&scale, x), out) in scales.iter().zip(x.chunks_exact(n)).zip(out.chunks_exact_mut(n)) {
-            write(s, out, past, Scaled { x, weight, scale, next: some });
-        }
+    let mut rows = x.chunks_exact(n);
+    let Some(mut x) = rows.next() else { return };
+    let mut scale = narrow::rms_scale(dot(s, x, x), n, eps);
+    for out in out.chunks_exact_mut(n) {
+        // There is no row behind the last.
+        let next = rows.next().unwrap_or_default();
+        let (here, alone) = beside(next);
+        let mut row = Scaled { x, weight, scale, next: Dot::new(s, here, here) };
+        write(s, out, past, &mut row);
+        let sum = if alone.is_empty() { row.next.result(s) } else { dot(s, alone, alone) };
+        (x, scale) = (next, narrow::rms_scale(sum, n, eps));
     }
     if past {
         s.settle();
     }
 }
 
-struct Scaled<'a> {
+struct Scaled<'a, R, const N: usize> {
     x: &'a [f32],
     weight: &'a [f32],
     scale: f32,
-    /// How far ahead lie the rows that come next.
-    next: usize,
+    next: Dot<'a, R, N>,
 }
 
-impl<S: Registers<N>, const N: usize> Values<S, N> for Scaled<'_> {
+impl<S: Registers<N>, const N: usize> Values<S, N> for Scaled<'_, S::R, N> {
     #[inline(always)]
     fn values(&self, s: S, at: usize, count: usize) -> [S::R; N] {
-        s.ask(self.x.as_ptr().wrapping_add(at + self.next));
+        // The next row is being read already.
+        s.ask(self.x.as_ptr().wrapping_add(at + self.weight.len() + AHEAD));
         let (mut x, w) = (load::<S, N>(s, &self.x[at..at + count]), load(s, &self.weight[at..at + count]));
         for i in 0..N {
             x[i] = s.mul(s.mul(x[i], s.splat(self.scale)), w[i]);
         }
         x
     }
+
+    #[inline(always)]
+    fn beside(&mut self, s: S) {
+        self.next.group(s);
+    }
 }
 
-/// Every row of `x` normalized by its mean and variance, which Welford's algorithm finds in one pass.
+/// Every row of `x` normalized by its mean and variance, which Welford's algorithm finds in one pass, the next row's while a row is
+/// written, as in [`rms_norm`].
 #[inline(always)]
 pub(in crate::llm::simd) fn layer_norm<S: Registers<N>, const N: usize>(
     s: S,
@@ -144,58 +177,80 @@ pub(in crate::llm::simd) fn layer_norm<S: Registers<N>, const N: usize>(
     past: bool,
 ) {
     let n = weight.len();
-    let some = together(n) * n;
-    for (x, out) in x.chunks(some).zip(out.chunks_mut(some)) {
-        let mut moments = [(0.0, 0.0); MOST];
-        for (moments, x) in moments.iter_mut().zip(x.chunks_exact(n)) {
-            let (mean, variance) = moments_of(s, x);
-            *moments = (mean, 1.0 / math::sqrt(variance + eps));
-        }
-        for ((&(mean, scale), x), out) in moments.iter().zip(x.chunks_exact(n)).zip(out.chunks_exact_mut(n)) {
-            write(s, out, past, Centered { x, weight, bias, mean, scale, next: some });
-        }
+    let mut rows = x.chunks_exact(n);
+    let Some(mut x) = rows.next() else { return };
+    let mut moments = Moments::new(s, x).result(s);
+    for out in out.chunks_exact_mut(n) {
+        let (mean, variance) = moments;
+        // There is no row behind the last.
+        let next = rows.next().unwrap_or_default();
+        let scale = 1.0 / math::sqrt(variance + eps);
+        let (here, alone) = beside(next);
+        let mut row = Centered { x, weight, bias, mean, scale, next: Moments::new(s, here) };
+        write(s, out, past, &mut row);
+        let rest = if alone.is_empty() { row.next } else { Moments::new(s, alone) };
+        (x, moments) = (next, rest.result(s));
     }
     if past {
         s.settle();
     }
 }
 
-/// Mean and variance.
-#[inline(always)]
-fn moments_of<S: Registers<N>, const N: usize>(s: S, x: &[f32]) -> (f32, f32) {
-    let (groups, rest) = x.as_chunks::<GROUP>();
-    let mut mean = [[s.splat(0.0); N]; GROUP / LANES];
-    let mut m2 = mean;
-    let mut count = 0.0;
-    for group in groups {
-        count += 1.0;
-        let share = s.splat(1.0 / count);
-        for (lane, x) in group.as_chunks().0.iter().enumerate() {
-            let x = s.load(x);
-            for i in 0..N {
-                let delta = s.sub(x[i], mean[lane][i]);
-                mean[lane][i] = s.fma(delta, share, mean[lane][i]);
-                m2[lane][i] = s.fma(delta, s.sub(x[i], mean[lane][i]), m2[lane][i]);
-            }
-        }
-    }
-    moments_of_lanes(all_lanes(s, mean), all_lanes(s, m2), count, rest)
+/// Mean and squared deviations of a row under way.
+struct Moments<'a, R, const N: usize> {
+    x: &'a [f32],
+    mean: Wide<R, N>,
+    m2: Wide<R, N>,
+    count: f32,
 }
 
-struct Centered<'a> {
+impl<'a, R: Copy, const N: usize> Moments<'a, R, N> {
+    #[inline(always)]
+    fn new<S: Registers<N, R = R>>(s: S, x: &'a [f32]) -> Self {
+        let zero = [[s.splat(0.0); N]; GROUP / LANES];
+        Moments { x, mean: zero, m2: zero, count: 0.0 }
+    }
+
+    /// Takes the next 64 values; says whether there were so many.
+    #[inline(always)]
+    fn group<S: Registers<N, R = R>>(&mut self, s: S) -> bool {
+        let Some((group, rest)) = self.x.split_first_chunk::<GROUP>() else { return false };
+        self.x = rest;
+        self.count += 1.0;
+        let share = s.splat(1.0 / self.count);
+        for (lane, x) in group.as_chunks().0.iter().enumerate() {
+            let (x, mean, m2) = (s.load(x), &mut self.mean[lane], &mut self.m2[lane]);
+            for i in 0..N {
+                let delta = s.sub(x[i], mean[i]);
+                mean[i] = s.fma(delta, share, mean[i]);
+                m2[i] = s.fma(delta, s.sub(x[i], mean[i]), m2[i]);
+            }
+        }
+        true
+    }
+
+    /// Mean and variance.
+    #[inline(always)]
+    fn result<S: Registers<N, R = R>>(mut self, s: S) -> (f32, f32) {
+        while self.group(s) {}
+        moments_of_lanes(all_lanes(s, self.mean), all_lanes(s, self.m2), self.count, self.x)
+    }
+}
+
+struct Centered<'a, R, const N: usize> {
     x: &'a [f32],
     weight: &'a [f32],
     bias: &'a [f32],
     mean: f32,
     scale: f32,
-    /// How far ahead lie the rows that come next.
-    next: usize,
+    next: Moments<'a, R, N>,
 }
 
-impl<S: Registers<N>, const N: usize> Values<S, N> for Centered<'_> {
+impl<S: Registers<N>, const N: usize> Values<S, N> for Centered<'_, S::R, N> {
     #[inline(always)]
     fn values(&self, s: S, at: usize, count: usize) -> [S::R; N] {
-        s.ask(self.x.as_ptr().wrapping_add(at + self.next));
+        // The next row is being read already.
+        s.ask(self.x.as_ptr().wrapping_add(at + self.weight.len() + AHEAD));
         let mut x = load::<S, N>(s, &self.x[at..at + count]);
         let (w, b) = (load(s, &self.weight[at..at + count]), load(s, &self.bias[at..at + count]));
         for i in 0..N {
@@ -203,6 +258,11 @@ impl<S: Registers<N>, const N: usize> Values<S, N> for Centered<'_> {
             x[i] = s.fma(s.mul(centered, s.splat(self.scale)), w[i], b[i]);
         }
         x
+    }
+
+    #[inline(always)]
+    fn beside(&mut self, s: S) {
+        self.next.group(s);
     }
 }
 

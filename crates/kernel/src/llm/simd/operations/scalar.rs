@@ -1,6 +1,6 @@
 //! The reference of every tensor kernel, in plain safe code.
 
-use super::{Attend, Block, Function, KEYS, Operations, Product, STEP};
+use super::{Attend, Block, Function, KEYS, Left, Operations, Product, STEP};
 use crate::llm::math::{self, fma};
 use crate::llm::operations::View;
 use crate::llm::simd::scalar as narrow;
@@ -47,12 +47,15 @@ fn pack(x: View<'_>, out: &mut [f32], height: usize) {
 /// Each element is one sum by fma, in the order of k.
 fn block(x: &Block<'_>, out: &mut [f32]) {
     for row in 0..x.rows {
-        let left = &x.left[row / ROWS * ROWS * x.k + row % ROWS..];
+        let left = |k: usize| match x.left {
+            Left::Packed(left) => left[row / ROWS * ROWS * x.k + row % ROWS..][k * ROWS],
+            Left::Lines(view) => view.at(row, k),
+        };
         for column in 0..x.columns {
             let right = &x.right[column / STEP * STEP * x.k + column % STEP..];
             let out = &mut out[row * x.row_step + column];
             let start = if x.first { 0.0 } else { *out };
-            *out = (0..x.k).fold(start, |sum, k| fma(left[k * ROWS], right[k * STEP], sum));
+            *out = (0..x.k).fold(start, |sum, k| fma(left(k), right[k * STEP], sum));
         }
     }
 }

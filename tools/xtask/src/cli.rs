@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use crate::setup::Need;
 use crate::toolchain::BARE_METAL;
 use crate::{
-    Failure, boards, dist, engines, example, gate, logs, qemu, setup, steps, symbolize, trace, versus,
+    Failure, boards, bundle, dist, engines, example, gate, logs, qemu, setup, steps, symbolize, trace, versus,
 };
 
 /// BareLM's driver: everything a person or CI runs.
@@ -30,6 +30,8 @@ enum Command {
     Example,
     /// Build static programs for Linux on AArch64 and x86-64 into `target/dist`, with checksums.
     Dist,
+    /// Pack the engines that are built, and a script that compares them, for a machine without a network.
+    Bundle(bundle::Arguments),
     /// Compare instruction counts of the suite's micro-cases with their baseline.
     Bench(gate::Arguments),
     /// Build the engines of other projects, for the comparison.
@@ -63,6 +65,7 @@ impl Cli {
                 Ok(ExitCode::SUCCESS)
             }
             Command::Dist => dist::run().map(|()| ExitCode::SUCCESS),
+            Command::Bundle(arguments) => bundle::run(&arguments).map(|()| ExitCode::SUCCESS),
             Command::Bench(arguments) => gate::run(&arguments),
             Command::Engines(command) => engines::run(&command),
             Command::Versus(arguments) => versus::run(&arguments),

@@ -20,6 +20,7 @@ use crate::packages::Tool;
 use crate::setup::Need;
 
 pub use build::{build, command};
+pub use python::write_program;
 
 /// An engine of another project.
 #[derive(Debug)]
@@ -114,6 +115,17 @@ impl Engine {
     /// Its folder.
     pub fn folder(&self) -> PathBuf {
         crate::root().join("crates/host/engines").join(self.name)
+    }
+
+    /// Where its programs lie once they are built, and which of them computes on a GPU.
+    pub fn programs(&self) -> Vec<(PathBuf, bool)> {
+        let forms = [Some((self.program, false)), self.cuda.map(|program| (program, true))];
+        forms.into_iter().flatten().map(|(program, cuda)| (installed(program), cuda)).collect()
+    }
+
+    /// Whether its adapter is a script of Python.
+    pub fn is_python(&self) -> bool {
+        self.kind == Kind::Python
     }
 
     /// Where its program lies once it is built.

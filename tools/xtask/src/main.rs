@@ -9,7 +9,8 @@
 //! 4. [`example`] does both for the minimal kernel that takes the library as others would.
 //! 5. [`dist`] builds static programs for Linux.
 //! 6. [`gate`] compares instruction counts with their baseline; [`figures`] are those of whole boots.
-//! 7. [`engines`] builds the engines of other projects; [`versus`] compares ours with llama.cpp.
+//! 7. [`engines`] builds the engines of other projects; [`versus`] compares ours with llama.cpp, [`bundle`] packs all for
+//!    another machine.
 //! 8. [`symbolize`] names the addresses of a failure's report.
 //! 9. [`trace`] makes a file for a trace viewer of what the image recorded.
 //! 10. [`logs`] decodes what it logs.
@@ -17,6 +18,7 @@
 
 mod boards;
 mod boot_words;
+mod bundle;
 mod cli;
 mod debian;
 mod debian_rust;

@@ -53,6 +53,9 @@ pub struct Arguments {
     /// Shorten the cases so that all of it takes about this long: 30m, 2h, 90s.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub budget: Option<Duration>,
+    /// Length of a sustained case in a round (default: 5m): 60s, 5m.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub sustained: Option<Duration>,
     /// Limits of a good request, in milliseconds: to its first token, and per token behind it.
     #[arg(long, value_name = "TTFT,TPOT", value_delimiter = ',', default_value = "1000,100")]
     pub goodput: Vec<f64>,
@@ -116,6 +119,9 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
     let mut effort = Effort::new(arguments.quick);
     effort.rounds = arguments.rounds.into();
     effort.samples = arguments.samples as usize;
+    if let Some(time) = arguments.sustained {
+        effort.sustained_s = time.as_secs_f64();
+    }
     let patience = Patience { answer: Duration::from_secs(arguments.patience), ..Patience::default() };
     let patience = Patience {
         greeting: patience.greeting.min(patience.answer),

@@ -14,6 +14,8 @@ pub struct Effort {
     pub samples: usize,
     /// What every time is multiplied with, to fit a budget.
     pub scale: f64,
+    /// Seconds of a case of the sustained scenario.
+    pub sustained_s: f64,
 }
 
 /// A case and when a visit of it ends.
@@ -37,7 +39,7 @@ const RATES: [f64; 5] = [0.5, 1.0, 2.0, 4.0, 8.0];
 impl Effort {
     /// As the document asks for it, or a first look.
     pub fn new(quick: bool) -> Self {
-        Effort { quick, rounds: 3, samples: 100, scale: 1.0 }
+        Effort { quick, rounds: 3, samples: 100, scale: 1.0, sustained_s: 300.0 }
     }
 
     /// The cases of a scenario, for a model with room for so many positions.
@@ -64,7 +66,7 @@ impl Effort {
             Scenario::Sustained => {
                 let counts = pick(&[32, 64], &[]);
                 let cases = counts.into_iter().map(|count| case(50, OUTPUT, count));
-                cases.map(|case| self.plan(case, 300.0, false)).collect()
+                cases.map(|case| self.plan(case, self.sustained_s, false)).collect()
             }
             Scenario::Concurrent => {
                 let counts = pick(&[10, 20, 50, 100], &[8]);
@@ -127,6 +129,8 @@ mod tests {
         let single = &effort.cases(Scenario::Single, 2, 2048)[0];
         assert_eq!((single.case.output_tokens, single.until.requests * effort.rounds >= 100), (64, true));
         assert_eq!(effort.cases(Scenario::Sustained, 2, 2048)[0].seconds, 300.0);
+        let shorter = Effort { sustained_s: 60.0, ..effort };
+        assert_eq!(shorter.cases(Scenario::Sustained, 2, 2048)[0].seconds, 60.0);
     }
 
     #[test]

@@ -69,7 +69,8 @@ fn script(home: &Path, libraries: Option<&Path>, adapter: &Path, cuda: bool) -> 
     text
 }
 
-fn write_program(file: &Path, text: &str) -> Result<(), Failure> {
+/// Writes a file that can be started.
+pub fn write_program(file: &Path, text: &str) -> Result<(), Failure> {
     let told = |error: std::io::Error| format!("{}: {error}", file.display());
     std::fs::create_dir_all(file.parent().unwrap_or(Path::new("."))).map_err(told)?;
     std::fs::write(file, text).map_err(told)?;

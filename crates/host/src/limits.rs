@@ -3,13 +3,14 @@
 //!
 //! - [`ReadBuffer`] is larger than the last cache; [`ReadBuffer::read_rate`] sums it with full-width loads.
 //! - [`int8_rate`] and [`f32_rate`] repeat the best instruction of this processor on registers only.
-//! - [`Limits::measure`] takes all three; [`Limits::decode_share`] and [`Limits::prefill_share`] say how near a speed comes.
+//! - [`Demand`] is what a model's tokens take of them, so how near a speed comes.
 //!
 //! Virtual machines drift within seconds, so a share is worth something only if limit and speed were measured next to
 //! each other, and one above 1 says that the limit was measured at a worse moment: measure both again.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+mod demand;
 #[cfg(not(any(target_arch = "aarch64", target_arch = "x86_64")))]
 mod portable;
 #[cfg(target_arch = "x86_64")]
@@ -25,6 +26,7 @@ use memmap2::MmapMut;
 
 use crate::commands::setup::available_memory;
 use crate::failure::Failure;
+pub use demand::Demand;
 
 #[cfg(target_arch = "aarch64")]
 use aarch64 as machine;
@@ -164,50 +166,6 @@ fn last_cache() -> Option<usize> {
     sizes.max()
 }
 
-/// All three limits, of one team at one moment.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Limits {
-    /// Threads they were measured with.
-    pub threads: usize,
-    /// Bytes read from memory a second.
-    pub read_bytes_s: f64,
-    /// Operations of 8-bit products a second.
-    pub int8_ops_s: f64,
-    /// The instruction behind `int8_ops_s`.
-    pub int8_instruction: &'static str,
-    /// Operations of f32 products a second.
-    pub f32_ops_s: f64,
-    /// The instruction behind `f32_ops_s`.
-    pub f32_instruction: &'static str,
-}
-
-impl Limits {
-    /// Measures reading for `time`, and each of the two products for a quarter of it.
-    pub fn measure(buffer: &ReadBuffer, team: &dyn Team, time: Duration) -> Self {
-        let read_bytes_s = buffer.read_rate(team, time);
-        let (int8_instruction, int8_ops_s) = int8_rate(team, time / 4);
-        let (f32_instruction, f32_ops_s) = f32_rate(team, time / 4);
-        Limits {
-            threads: team.size(),
-            read_bytes_s,
-            int8_ops_s,
-            int8_instruction,
-            f32_ops_s,
-            f32_instruction,
-        }
-    }
-
-    /// Share of the read bandwidth that `tokens_s` need, when each token reads `bytes`.
-    pub fn decode_share(&self, tokens_s: f64, bytes: f64) -> f64 {
-        tokens_s * bytes / self.read_bytes_s
-    }
-
-    /// Share of the peak that `tokens_s` need, when each token is so many operations on 8-bit and f32 numbers.
-    pub fn prefill_share(&self, tokens_s: f64, int8_ops: f64, f32_ops: f64) -> f64 {
-        tokens_s * (int8_ops / self.int8_ops_s + f32_ops / self.f32_ops_s)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,19 +177,17 @@ mod tests {
         let buffer = ReadBuffer::try_new().expect("memory to read");
         assert!(buffer.bytes() >= LEAST && buffer.bytes() >= 4 * last_cache().unwrap_or(0));
         let two = ThreadTeam::try_new(2).expect("two threads");
+        let time = Duration::from_millis(1);
         for team in [&Solo as &dyn Team, &two] {
-            let limits = Limits::measure(&buffer, team, Duration::from_millis(1));
-            assert_eq!(limits.threads, team.size());
             // A tenth of what the slowest machine with such an instruction does, and more than any does.
-            for (rate, most) in
-                [(limits.read_bytes_s, 1e13), (limits.int8_ops_s, 1e15), (limits.f32_ops_s, 1e15)]
-            {
-                assert!((1e7..most).contains(&rate), "{limits:?}");
+            let rates = [
+                (buffer.read_rate(team, time), 1e13),
+                (int8_rate(team, time).1, 1e15),
+                (f32_rate(team, time).1, 1e15),
+            ];
+            for (rate, most) in rates {
+                assert!((1e7..most).contains(&rate), "{rates:?}");
             }
-            let near = |a: f64, b: f64| (a / b - 1.0).abs() < 1e-12;
-            assert!(near(limits.decode_share(limits.read_bytes_s / 8e8, 1e8), 0.125));
-            let both = 1.0 / (3.0 / limits.int8_ops_s + 5.0 / limits.f32_ops_s);
-            assert!(near(limits.prefill_share(both, 3.0, 5.0), 1.0));
         }
     }
 

@@ -9,6 +9,11 @@ use memmap2::Mmap;
 use crate::cache;
 use crate::failure::Failure;
 
+/// Bytes of a file that Linux maps around a page that is read, where they are in memory (`fault_around_bytes`; larger
+/// where somebody has set it so).
+#[cfg(target_os = "linux")]
+const WINDOW: usize = 64 << 10;
+
 /// The bytes of a GGUF file.
 pub struct ModelFile {
     path: PathBuf,
@@ -55,11 +60,13 @@ impl ModelFile {
             let inside = self.map.as_ptr_range();
             let part = bytes.as_ptr_range();
             assert!(part.start >= inside.start && part.end <= inside.end, "a part of the file");
-            let offset = part.start.addr() - inside.start.addr();
+            // The window's other pages came with those that were read, also such as had been given back before.
+            let start = (part.start.addr() - inside.start.addr()) / WINDOW * WINDOW;
+            let end = (part.end.addr() - inside.start.addr()).next_multiple_of(WINDOW).min(self.map.len());
             let advice = memmap2::UncheckedAdvice::DontNeed;
             // SAFETY: the pages are a file's and were never written to, so what is read there afterwards is the file's
             // bytes again. A refusal leaves the pages where they are.
-            let _ = unsafe { self.map.unchecked_advise_range(advice, offset, bytes.len()) };
+            let _ = unsafe { self.map.unchecked_advise_range(advice, start, end - start) };
         }
         #[cfg(not(target_os = "linux"))]
         let _ = bytes;

@@ -31,7 +31,7 @@ use barelm::llm::tokenizer::{Special, SpecialText, Tokenizer};
 use barelm::llm::transformer::Session;
 use serde_json::{Map, Value, json};
 
-use crate::commands::setup::{Needs, SessionArguments, with_session};
+use crate::commands::setup::{Needs, SessionArguments, system_time, with_session};
 use crate::environment;
 use crate::failure::Failure;
 use crate::model_file::ModelFile;
@@ -162,11 +162,13 @@ impl Engine {
                 shape.context_length
             )));
         }
-        let arguments = SessionArguments { threads: request.threads, kernels: None, batch: 64 };
+        let arguments = SessionArguments { threads: request.threads, kernels: None, batch: None };
         let needs = Needs { context, window: None, logits: Some(1 + request.draft) };
         let opened = Instant::now();
+        let system = system_time();
         with_session(&self.file, &gguf, &arguments, needs, |session| {
             let load_ms = opened.elapsed().as_secs_f64() * 1e3;
+            let system_ms = system_time().zip(system).map(|(now, then)| (now - then).as_millis() as u64);
             let mut runs = Vec::with_capacity(request.iterations);
             for iteration in 0..request.warmup + request.iterations {
                 let run = self.run(session, &tokenizer, &prompt, request)?;
@@ -180,7 +182,15 @@ impl Engine {
                 ));
             }
             let kernels = session.kernels().name;
-            Ok(self.describe(request, &gguf, session, (kernels, load_ms), &tokenizer, &prompt, &runs))
+            Ok(self.describe(
+                request,
+                &gguf,
+                session,
+                (kernels, load_ms, system_ms),
+                &tokenizer,
+                &prompt,
+                &runs,
+            ))
         })
     }
 
@@ -226,7 +236,7 @@ impl Engine {
         request: &Request,
         gguf: &Gguf<'_>,
         session: &Session<'_>,
-        (kernels, load_ms): (&str, f64),
+        (kernels, load_ms, system_ms): (&str, f64, Option<u64>),
         tokenizer: &Tokenizer<'_>,
         prompt: &[u32],
         runs: &[Run],
@@ -247,6 +257,7 @@ impl Engine {
             "threads": request.threads.map_or_else(default_threads, usize::from),
             "kernels": kernels,
             "load_ms": load_ms,
+            "load_system_ms": system_ms,
             "latency_ms": over(&|run| run.all_ms),
             "ttft_ms": over(&|run| run.first_ms),
             "tpot_ms": if tokens > 1 { over(&|run| (run.all_ms - run.first_ms) / further) } else { Value::Null },

@@ -26,8 +26,6 @@ use crate::failure::Failure;
 use crate::model_file::ModelFile;
 use crate::serving::stop_ids;
 
-/// Positions of a prompt computed at a time where nobody says.
-const BATCH: u16 = 64;
 /// Sequences at the same time at most.
 const SEQUENCES: usize = 256;
 /// Requests that can wait for a sequence.
@@ -42,7 +40,7 @@ pub struct Ours {
 impl Ours {
     /// An engine that computes with these kernels, and batches of this size where a request has none.
     pub fn new(kernels: Option<String>, batch: Option<u16>) -> Result<Self, Failure> {
-        let arguments = SessionArguments { threads: None, kernels, batch: batch.unwrap_or(BATCH) };
+        let arguments = SessionArguments { threads: None, kernels, batch };
         arguments.kernels()?;
         Ok(Ours { arguments })
     }
@@ -53,7 +51,13 @@ impl Backend for Ours {
         let kernels = self.arguments.kernels().expect("looked up before").name;
         let settings = [
             ("kernels", kernels.to_owned()),
-            ("batch", format!("{} positions of a prompt at a time", self.arguments.batch)),
+            (
+                "batch",
+                self.arguments.batch.map_or_else(
+                    || "64 positions of a prompt a thread at a time, at most 256".to_owned(),
+                    |batch| format!("{batch} positions of a prompt at a time"),
+                ),
+            ),
             ("kv_type", "f16".to_owned()),
             ("build", if cfg!(debug_assertions) { "debug assertions" } else { "release" }.to_owned()),
             ("commit", env!("BARELM_COMMIT").to_owned()),
@@ -119,11 +123,11 @@ impl Ours {
         };
         only("device", &load.device, "cpu")?;
         only("kv_type", &load.kv_type, "f16")?;
-        let batch = load.batch.map_or(Ok(self.arguments.batch), |batch| number("batch", batch, 4096))?;
+        let batch = load.batch.map(|batch| number("batch", batch, 4096)).transpose()?;
         Ok(SessionArguments {
             threads: Some(number("threads", load.threads, 256)?),
             kernels: self.arguments.kernels.clone(),
-            batch: batch.min(u16::try_from(load.context).unwrap_or(u16::MAX)),
+            batch: batch.or(self.arguments.batch),
         })
     }
 
@@ -153,7 +157,7 @@ impl Ours {
             sequences,
             positions: sequences.saturating_mul(load.context.next_multiple_of(BLOCK)),
             context: load.context,
-            batch: usize::from(arguments.batch).max(sequences),
+            batch: arguments.batch().max(sequences),
             queue: QUEUE,
             ..SchedulerConfig::default()
         };

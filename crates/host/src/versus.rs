@@ -102,7 +102,7 @@ pub fn measure(
     for &work in &plan.works {
         progress(&work.name());
         let row = Row::measure(&mut engines, &model, work, plan, buffer, &team)?;
-        rows.push((row, model.limit(work)));
+        rows.push((row, work.limit(&model.demand)));
     }
     for (engine, run) in engines.iter_mut().zip(&mut runs) {
         run.stats = engine.stats()?;
@@ -112,7 +112,7 @@ pub fn measure(
         model: name,
         threads,
         beside: plan.beside,
-        token_bytes: model.token_bytes,
+        token_bytes: model.demand.matrix_bytes as u64,
         engines: runs,
         rows,
     })

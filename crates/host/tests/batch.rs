@@ -84,7 +84,7 @@ fn served_as_alone(path: &Path, threads: u16, tokens: usize) {
     let gguf = file.parse().expect("it is a GGUF file");
     let tokenizer = Tokenizer::from_gguf(&gguf).expect("it has a tokenizer");
     let prompts = TEXTS.map(|text| tokenizer.encode_to_vec(text, Special::Plain).expect("it is text"));
-    let arguments = SessionArguments { threads: Some(threads), kernels: None, batch: 16 };
+    let arguments = SessionArguments { threads: Some(threads), kernels: None, batch: Some(16) };
     let vocab_size = tokenizer.vocab_size();
     let needs = Needs { context: 512, window: None, logits: Some(1) };
     let alone = with_session(&file, &gguf, &arguments, needs, |session| {

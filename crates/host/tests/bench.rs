@@ -107,6 +107,38 @@ fn speed(arguments: &[&str]) -> Output {
 }
 
 #[test]
+fn guesses_are_measured_where_tokens_are_picked_by_chance() {
+    let output = speed(&[
+        TINY,
+        "-p",
+        "0",
+        "-n",
+        "24",
+        "-r",
+        "2",
+        "-t",
+        "2",
+        "--draft",
+        "4",
+        "--temperature",
+        "0.8",
+        "-o",
+        "json",
+    ]);
+    // It fails by itself if guesses change a text.
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let rows: Vec<Value> = serde_json::from_slice(&output.stdout).expect("one array");
+    let drafted: Vec<_> = rows.iter().filter(|row| row["n_draft"] == "4" || row["n_draft"] == 4).collect();
+    assert_eq!(drafted.len(), 2);
+    for row in drafted {
+        assert!(
+            row["accepted"].as_u64() <= row["drafted"].as_u64() && row["speed_up"].as_f64() > Some(0.0),
+            "{row}"
+        );
+    }
+}
+
+#[test]
 fn speeds_stand_beside_the_limit_of_their_moment() {
     let output = speed(&[
         TINY, "-p", "8,3", "-n", "4", "-d", "0,16", "-r", "2", "-t", "1,2", "--batch", "8", "--draft", "3",
@@ -143,11 +175,14 @@ fn speeds_stand_beside_the_limit_of_their_moment() {
             assert!(share > 0.0 && number("limit_ts") > 0.0, "{row}");
         }
     }
-    // Matrices of the file but the embedding, which is the head too: two operations a weight, the head for one token.
+    // Sixteen positions more to attend to; then matrices of the file but the embedding, which is the head too: two
+    // operations a weight, the head for one token. A token of three sees two on the average, of eight 4.5.
     let of = |test: &str| rows.iter().find(|row| row["test"] == test).unwrap();
     let operations = |test: &str| of(test)["int8_ops_per_token"].as_f64().unwrap();
-    let head = (operations("pp3") - operations("pp8")) / (1.0 / 3.0 - 1.0 / 8.0);
+    let attention = (operations("pp8 @ d16") - operations("pp8")) / 16.0;
     let dim = 192.0;
+    assert!(attention >= 4.0 * dim && attention % (4.0 * dim) == 0.0, "{attention}");
+    let head = (operations("pp3") - operations("pp8") + 2.5 * attention) / (1.0 / 3.0 - 1.0 / 8.0);
     assert!((head / (2.0 * 2048.0 * dim) - 1.0).abs() < 1e-9, "{head}");
     // Sixteen positions more are so many more bytes of keys and values.
     let bytes = |test: &str| of(test)["bytes_per_token"].as_f64().unwrap();
@@ -205,6 +240,9 @@ fn modes_are_not_mixed_up() {
         (&["--filter", "norm", "-t", "1,2"], "add --speed"),
         (&[TINY, "-n", "8", "--kernels", "mmx"], "no kernels named `mmx`"),
         (&[TINY, "--draft", "99"], "99"),
+        (&[TINY, "--draft", "3", "--temperature=-1"], "a number from 0 to 100"),
+        (&[TINY, "--draft", "3", "--temperature", "NaN"], "a number from 0 to 100"),
+        (&[TINY, "--temperature", "1"], "--draft"),
         (&[TINY, "--profile", "-o", "json"], "leave out -o"),
     ] {
         let output = speed(arguments);

@@ -174,7 +174,7 @@ fn members_that_come_late_or_never_do_not_change_a_bit() {
     for sizes in [SMALL, Sizes { heads: 3, kv_heads: 3, head_dim: 16, ..SMALL }] {
         let file = TestModel::random(sizes, 41).file();
         let alone = bits(run(&file, config(100), &Solo, &ids, 100));
-        for (members, batch) in [(2, 1), (4, 3), (5, 7), (3, 50)] {
+        for (members, batch) in [(2, 1), (4, 3), (5, 7), (3, 50), (3, 100)] {
             for _ in 0..3 {
                 let logits = run(&file, config(batch), &Threads::late(members), &ids, batch);
                 assert!(bits(logits) == alone, "{members} by {batch}");

@@ -23,7 +23,6 @@ use crate::environment;
 use crate::failure::Failure;
 use crate::model_file::ModelFile;
 use crate::prompt::random_ids;
-use crate::team::default_threads;
 
 /// Arguments of `barelm batch`.
 #[derive(Args, Debug)]
@@ -99,7 +98,7 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
     let counts: Vec<_> = arguments.sequences.iter().map(|&count| usize::from(count)).collect();
     let most = counts.iter().copied().max().expect("clap gives at least one");
     let each = arguments.prompt as usize + arguments.tokens as usize - 1;
-    let batch = usize::from(arguments.session.batch);
+    let batch = arguments.session.batch();
     let config = SchedulerConfig {
         sequences: most,
         positions: most.saturating_mul(each.next_multiple_of(BLOCK)),
@@ -121,7 +120,7 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
                 }
             }
         }
-        let threads = arguments.session.threads.map_or_else(default_threads, usize::from);
+        let threads = arguments.session.threads();
         match arguments.output {
             Format::Md => print_table(&rows, out)?,
             Format::Json => {

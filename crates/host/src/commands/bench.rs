@@ -111,7 +111,7 @@ fn suite(arguments: &Arguments, threads: Option<u16>, out: &mut dyn Write) -> Re
     }
     // The clock first: its counters cover only threads that start after it.
     let clock = SystemClock::new();
-    let session = SessionArguments { threads, kernels: arguments.kernels.clone(), batch: 64 };
+    let session = SessionArguments { threads, kernels: arguments.kernels.clone(), batch: None };
     let kernels = session.kernels()?;
     let team = session.team()?;
     let file = arguments.model.as_deref().map(ModelFile::open).transpose()?;

@@ -29,6 +29,8 @@ pub struct Arguments {
 
 /// Computes the logits, writes them, and prints their hash.
 pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
+    // A wrong name is found before the model, which may take long to read.
+    arguments.session.kernels()?;
     let file = ModelFile::open(&arguments.model)?;
     let gguf = file.parse()?;
     let needs = Needs { context: arguments.ids.len(), window: None, logits: None };
@@ -36,7 +38,7 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         arguments.out.as_deref().map(|path| OutputFile::create(path, Some(&arguments.model))).transpose()?;
     let (hash, sink) = with_session(&file, &gguf, &arguments.session, needs, |session| {
         let (mut hash, mut sink) = (LogitsHash::default(), sink);
-        for ids in arguments.ids.chunks(usize::from(arguments.session.batch)) {
+        for ids in arguments.ids.chunks(arguments.session.batch()) {
             let logits =
                 session.forward(ids, Logits::All).map_err(|error| Failure::Message(error.to_string()))?;
             hash.update(logits);

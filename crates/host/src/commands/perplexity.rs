@@ -33,6 +33,8 @@ pub struct Arguments {
 
 /// Scores the file and prints its perplexity.
 pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
+    // A wrong name is found before the model, which may take long to read.
+    arguments.session.kernels()?;
     let file = ModelFile::open(&arguments.model)?;
     let gguf = file.parse()?;
     let text = read_text(&arguments.file)?;

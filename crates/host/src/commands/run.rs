@@ -15,7 +15,7 @@ use barelm::llm::sampler::{Sampler, SamplerConfig};
 use barelm::llm::tokenizer::{Special, Tokenizer};
 use clap::Args;
 
-use super::setup::{Needs, SessionArguments, with_session};
+use super::setup::{Needs, SessionArguments, system_time, with_session};
 use crate::failure::Failure;
 use crate::model_file::ModelFile;
 
@@ -83,7 +83,9 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
     if arguments.prompt.is_empty() {
         return Err(Failure::Message("the prompt is empty; give some text with -p".into()));
     }
-    let opened = Instant::now();
+    let (opened, system) = (Instant::now(), system_time());
+    // A wrong name is found before the model, which may take long to read.
+    arguments.session.kernels()?;
     let file = ModelFile::open(&arguments.model)?;
     let gguf = file.parse()?;
     let refused = |error: &dyn std::fmt::Display| Failure::because(arguments.model.display(), error);
@@ -122,6 +124,7 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         let config = GenerateConfig { max_tokens: arguments.tokens, ignore_stop: arguments.ignore_stop };
         let start = Instant::now();
         let load_ms = (start - opened).as_secs_f64() * 1e3;
+        let system_ms = system_time().zip(system).map(|(now, then)| (now - then).as_millis());
         let (mut first, mut written, mut ids) = (None, Ok(()), Vec::new());
         let mut lookup = PromptLookup::new(arguments.draft, context);
         let generated =
@@ -154,7 +157,12 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
             per_second(generated.tokens.saturating_sub(1), (all - first).as_secs_f64()),
         );
         if arguments.verbose {
-            eprintln!("loaded in {load_ms:.0} ms, first token {:.1} ms later", first.as_secs_f64() * 1e3);
+            let of_it =
+                system_ms.map_or(String::new(), |ms| format!(" ({ms} ms of processor time for the system)"));
+            eprintln!(
+                "loaded in {load_ms:.0} ms{of_it}, first token {:.1} ms later",
+                first.as_secs_f64() * 1e3
+            );
             if let Ok(plan) = Plan::from_header(&gguf, session.config()) {
                 eprintln!("{}", plan.packed_for(session.kernels(), &gguf));
             }

@@ -1,5 +1,7 @@
 //! What every command that runs a model does first: kernels, team, memory, session.
 
+use std::time::Duration;
+
 use barelm::llm::gguf::Gguf;
 use barelm::llm::kv_cache::Overflow;
 use barelm::llm::model::{LoadConfig, Model};
@@ -24,10 +26,15 @@ pub struct SessionArguments {
     /// Instruction set to compute with: scalar, avx2, neon … (default: the best one here).
     #[arg(long, value_name = "NAME")]
     pub kernels: Option<String>,
-    /// Positions computed in one pass over the weights.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
-    pub batch: u16,
+    /// Positions computed in one pass (default: 64 a thread, at most 256).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub batch: Option<u16>,
 }
+
+/// Positions that a member computes together, so that a pass of so many a thread leaves each to rows of its own.
+const BAND: usize = 64;
+/// Positions of a pass at most where nobody says; its scratch grows with them.
+const MOST_BATCH: usize = 256;
 
 impl SessionArguments {
     /// The table asked for.
@@ -42,10 +49,19 @@ impl SessionArguments {
         })
     }
 
+    /// How many threads are asked for.
+    pub fn threads(&self) -> usize {
+        self.threads.map_or_else(default_threads, usize::from)
+    }
+
     /// The threads asked for.
     pub fn team(&self) -> Result<ThreadTeam, Failure> {
-        ThreadTeam::try_new(self.threads.map_or_else(default_threads, usize::from))
-            .map_err(|error| Failure::Message(error.to_string()))
+        ThreadTeam::try_new(self.threads()).map_err(|error| Failure::Message(error.to_string()))
+    }
+
+    /// Positions of a pass at most.
+    pub fn batch(&self) -> usize {
+        self.batch.map_or_else(|| (BAND * self.threads()).min(MOST_BATCH), usize::from)
     }
 }
 
@@ -68,7 +84,8 @@ pub fn with_session<R>(
     needs: Needs,
     work: impl FnOnce(&mut Session<'_>) -> Result<R, Failure>,
 ) -> Result<R, Failure> {
-    let batch = usize::from(arguments.batch);
+    // No pass is longer than the text.
+    let batch = arguments.batch().min(needs.context).max(1);
     let config = |members| SessionConfig {
         context: needs.context,
         batch,
@@ -150,10 +167,45 @@ fn allocate(bytes: u64) -> Result<MmapMut, Failure> {
     Ok(memory)
 }
 
+/// Processor time that the system has spent for this process, in steps of 10 ms; `None` where it does not say.
+///
+/// While a model loads, that is mostly the supply of memory: a page is cleared when it is first touched, and a
+/// hypervisor may have to find one first.
+pub fn system_time() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // Behind the program's name, which may hold anything: state, 11 numbers, time of ours, time of the system's.
+    let ticks: u64 = text.rsplit_once(") ")?.1.split(' ').nth(12)?.parse().ok()?;
+    Some(Duration::from_millis(10 * ticks))
+}
+
 /// Bytes that the system can give without swapping, file pages that it can drop included; `None` where it does not
 /// say.
 pub fn available_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_batch_grows_with_the_threads_up_to_a_limit() {
+        let batch =
+            |threads, batch| SessionArguments { threads: Some(threads), batch, ..Default::default() }.batch();
+        assert_eq!([1, 2, 4, 8, 200].map(|threads| batch(threads, None)), [64, 128, 256, 256, 256]);
+        assert_eq!((batch(8, Some(7)), batch(1, Some(4096))), (7, 4096));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_system_spends_time_on_pages() {
+        let before = system_time().expect("Linux says");
+        // 10 ms are a step: pages are touched until there are some.
+        while system_time().expect("Linux says") == before {
+            let mut pages = MmapMut::map_anon(32 << 20).expect("there is memory");
+            pages.chunks_mut(4096).for_each(|page| page[0] = 1);
+        }
+    }
 }

@@ -17,7 +17,7 @@ use crate::versus::work::Work;
 use crate::versus::{EngineCommand, Plan, measure};
 
 /// Models with more matrix bytes than this decode fewer tokens, so that a slot stays short.
-const LARGE: u64 = 400 << 20;
+const LARGE: f64 = 400e6;
 
 /// Arguments of `barelm versus`. `cargo xtask versus` builds engines and models and gives them.
 #[derive(Args, Debug)]
@@ -86,7 +86,7 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
     let mut records = String::new();
     for path in &arguments.models {
         let file = ModelFile::open(path)?;
-        let large = crate::versus::work::Model::from_gguf(&file.parse()?)?.token_bytes > LARGE;
+        let large = crate::versus::work::Model::from_gguf(&file.parse()?)?.demand.matrix_bytes > LARGE;
         let decode = arguments.decode.unwrap_or(if large { 64 } else { 128 }) as usize;
         let works = [Work::Prefill(arguments.prefill as usize), Work::Decode(decode)];
         let works = works.into_iter().filter(|work| !matches!(work, Work::Prefill(0) | Work::Decode(0 | 1)));

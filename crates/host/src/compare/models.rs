@@ -48,7 +48,6 @@ impl Subject {
         let model = Model::from_gguf(&gguf)?;
         let format = format(&gguf);
         let head = model.shape.vocab_size as u64 * model.shape.dim as u64;
-        let token_elements = model.layer_elements + model.head_elements;
         let id = ModelId {
             name: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
             sha256: file_sha256(path).map_err(|error| refused(&error))?,
@@ -60,8 +59,8 @@ impl Subject {
                 .map(|tensor| tensor.dims.iter().product::<u64>())
                 .sum::<u64>()
                 .max(head),
-            token_bytes: model.token_bytes,
-            token_elements,
+            token_bytes: model.demand.matrix_bytes as u64,
+            token_elements: model.demand.elements(),
         };
         let vocab_size = model.shape.vocab_size;
         let mut text = Tokenizer::from_gguf(&gguf)
@@ -134,7 +133,7 @@ pub fn with_exact<R>(
     let file = ModelFile::open(&wide)?;
     let gguf = file.parse()?;
     let threads = u16::try_from(threads).unwrap_or(u16::MAX);
-    let arguments = SessionArguments { threads: Some(threads), kernels: None, batch: 64 };
+    let arguments = SessionArguments { threads: Some(threads), kernels: None, batch: None };
     let needs = Needs { context: longest.max(1), window: None, logits: None };
     with_session(&file, &gguf, &arguments, needs, |session| {
         work(&mut |ids| {
@@ -197,7 +196,7 @@ mod tests {
         assert_eq!(exact.len(), tiny.text.len() * tiny.vocab_size);
         let file = ModelFile::open(&tiny.path).unwrap();
         let gguf = file.parse().unwrap();
-        let arguments = SessionArguments { threads: Some(1), kernels: None, batch: 64 };
+        let arguments = SessionArguments { threads: Some(1), kernels: None, batch: None };
         let needs = Needs { context: 64, window: None, logits: None };
         let ours = with_session(&file, &gguf, &arguments, needs, |session| {
             Ok(session.forward(&tiny.text, Logits::All).unwrap().to_vec())

@@ -136,7 +136,7 @@ fn measure_slot(
     team: &dyn Team,
 ) -> Result<Slot, Failure> {
     let (prompt, tokens) = work.request(model.shape.vocab_size);
-    let kind = model.limit(work);
+    let kind = work.limit(&model.demand);
     let mut rates = vec![0.0; engines.len()];
     let mut disturbed = None;
     let watch = Watch::begin(engines.iter().map(EngineProcess::id));
@@ -160,7 +160,7 @@ fn measure_slot(
     }
     std::thread::sleep(PAUSE);
     let limits = [before, best()];
-    Ok(judge(limits, rates, model.token_needs(work), watch.end().or(disturbed)))
+    Ok(judge(limits, rates, work.needs(&model.demand), watch.end().or(disturbed)))
 }
 
 /// A slot whose tokens take `needs` each of the limit.

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use barelm::llm::gguf::{Gguf, TensorInfo};
+use barelm::llm::gguf::Gguf;
 use barelm::llm::model::Shape;
 use barelm::llm::pool::Team;
 use barelm::llm::tokenizer::{Special, Tokenizer};
 
 use crate::failure::Failure;
-use crate::limits::{ReadBuffer, f32_rate, int8_rate};
+use crate::limits::{Demand, ReadBuffer, f32_rate, int8_rate};
 use crate::prompt::random_ids;
 
 /// The text whose continuation the engines are compared by.
@@ -50,69 +50,40 @@ impl Work {
         };
         tokens as f64 * 1e9 / ns.max(1) as f64
     }
+
+    /// Which of the machine's limits it is held against.
+    pub fn limit(self, demand: &Demand) -> LimitKind {
+        match self {
+            Self::Decode(_) => LimitKind::Read,
+            Self::Prefill(_) if demand.is_quantized() => LimitKind::Int8,
+            Self::Prefill(_) => LimitKind::F32,
+        }
+    }
+
+    /// Bytes or operations of a token, whichever the limit counts: in decode every matrix once, without the few keys and
+    /// values; in a prompt all operations, against the one peak.
+    pub fn needs(self, demand: &Demand) -> f64 {
+        match self {
+            Self::Decode(_) => demand.matrix_bytes,
+            Self::Prefill(count) => demand.prompt_operations(count, 0).iter().sum(),
+        }
+    }
 }
 
-/// What a model's passes read and compute.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What is to be known of a model.
+#[derive(Clone, Copy, Debug)]
 pub struct Model {
     /// Sizes.
     pub shape: Shape,
-    /// Bytes of all matrices that a token goes through, the head included.
-    pub token_bytes: u64,
-    /// Elements of the layers' matrices.
-    pub layer_elements: u64,
-    /// Elements of the head.
-    pub head_elements: u64,
-    /// Whether the layers' matrices are quantized, so that 8-bit products are the limit.
-    pub quantized: bool,
+    /// What its passes take.
+    pub demand: Demand,
 }
 
 impl Model {
     /// Reads a file's header.
     pub fn from_gguf(gguf: &Gguf<'_>) -> Result<Self, Failure> {
         let shape = Shape::from_gguf(gguf).map_err(|error| Failure::Message(error.to_string()))?;
-        let head = gguf.tensor("output.weight").or_else(|| gguf.tensor("token_embd.weight"));
-        let head = head.expect("the shape was read from it");
-        let elements = |tensor: &TensorInfo<'_>| tensor.dims.iter().product::<u64>();
-        let matrices: Vec<_> =
-            gguf.tensors().filter(|tensor| tensor.n_dims == 2 && tensor.name.starts_with("blk.")).collect();
-        Ok(Model {
-            shape,
-            token_bytes: matrices.iter().map(|tensor| tensor.size_bytes).sum::<u64>() + head.size_bytes,
-            layer_elements: matrices.iter().map(elements).sum(),
-            head_elements: elements(&head),
-            quantized: matrices.iter().any(|tensor| tensor.ty.is_quantized()),
-        })
-    }
-
-    /// Multiplications and additions of one position in the middle of `work`: matrices, and attention over the positions so
-    /// far. The head counts once in a prompt.
-    pub fn token_ops(&self, work: Work) -> f64 {
-        let (count, heads) = match work {
-            Work::Prefill(count) => (count, 1.0 / count as f64),
-            Work::Decode(count) => (count, 1.0),
-        };
-        let context = (count + 1) as f64 / 2.0;
-        let attention = 4.0 * context * (self.shape.q_dim() * self.shape.n_layers) as f64;
-        2.0 * (self.layer_elements as f64 + heads * self.head_elements as f64) + attention
-    }
-
-    /// Which of the machine's limits `work` is held against.
-    pub fn limit(&self, work: Work) -> LimitKind {
-        match work {
-            Work::Decode(_) => LimitKind::Read,
-            Work::Prefill(_) if self.quantized => LimitKind::Int8,
-            Work::Prefill(_) => LimitKind::F32,
-        }
-    }
-
-    /// Bytes or operations of a token, whichever the limit counts: every weight is read once a token in decode; in a
-    /// prompt, attention is held against the same peak as the matrices.
-    pub fn token_needs(&self, work: Work) -> f64 {
-        match self.limit(work) {
-            LimitKind::Read => self.token_bytes as f64,
-            LimitKind::Int8 | LimitKind::F32 => self.token_ops(work),
-        }
+        Ok(Model { shape, demand: Demand::of(gguf, &shape) })
     }
 }
 
@@ -171,22 +142,5 @@ mod tests {
         assert_eq!((prompt.len(), tokens), (512, 0));
         assert!(prompt.iter().all(|&id| id < 100) && prompt.iter().any(|&id| id != prompt[0]));
         assert_eq!(Work::Decode(64).request(100).1, 64);
-    }
-
-    #[test]
-    fn a_token_needs_its_matrices_once_or_their_products() {
-        let file = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../kernel/assets/tiny.gguf")).unwrap();
-        let model = Model::from_gguf(&Gguf::parse(&file).unwrap()).unwrap();
-        let shape = model.shape;
-        let per_layer = 2 * shape.dim * (shape.q_dim() + shape.kv_dim()) + 3 * shape.dim * shape.ffn_dim;
-        assert_eq!(model.layer_elements, (shape.n_layers * per_layer) as u64);
-        assert_eq!(model.head_elements, (shape.dim * shape.vocab_size) as u64);
-        assert_eq!(model.token_needs(Work::Decode(9)), model.token_bytes as f64);
-        // One position: matrices, the head, and attention to itself.
-        let ops =
-            2 * (model.layer_elements + model.head_elements) + 4 * (shape.q_dim() * shape.n_layers) as u64;
-        assert_eq!(model.token_needs(Work::Prefill(1)), ops as f64);
-        let kind = if model.quantized { LimitKind::Int8 } else { LimitKind::F32 };
-        assert_eq!((model.limit(Work::Prefill(1)), model.limit(Work::Decode(1))), (kind, LimitKind::Read));
     }
 }

@@ -176,7 +176,7 @@ impl<'m> Scheduler<'m> {
         self.free_pages.len()
     }
 
-    /// Bytes of matrix rows read by all passes so far, each row once a pass.
+    /// Bytes of matrix rows read by all passes so far, each row once for 64 positions of a pass.
     pub fn weight_bytes_read(&self) -> u64 {
         self.engine.weight_bytes_read()
     }

@@ -12,8 +12,12 @@
 //! length once and then run one whole operation. The promise that all tables agree bit for bit rests on the rules
 //! in `scalar`: integer sums are exact, and every float sum has one fixed order.
 
+use core::ops::Range;
+
 use crate::llm::quant::GgmlType;
 
+#[cfg(all(feature = "simd", target_arch = "aarch64"))]
+mod allowed;
 mod attention;
 #[cfg(all(feature = "simd", target_arch = "x86_64"))]
 mod avx2;
@@ -42,6 +46,8 @@ pub(crate) mod spoiled;
 #[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
 mod table;
 
+#[cfg(all(feature = "simd", target_arch = "aarch64"))]
+use allowed::Allowed;
 pub use attention::{Attending, BLOCK, GROUP, KvBlock};
 #[cfg(all(feature = "simd", target_arch = "aarch64"))]
 pub use dotprod::allow as allow_dotprod;
@@ -74,6 +80,27 @@ pub struct Activations<'a> {
     pub values: &'a [f32],
     /// Used by quantized weights.
     pub blocks: ActivationBlocks<'a>,
+}
+
+impl<'a> Activations<'a> {
+    /// Some of the positions.
+    pub fn at(&self, positions: Range<usize>) -> Activations<'a> {
+        // Of a form that is not used there is nothing to take.
+        fn some<T>(all: &[T], each: usize, positions: &Range<usize>) -> Range<usize> {
+            if all.is_empty() { 0..0 } else { positions.start * each..positions.end * each }
+        }
+        let (k, ActivationBlocks { q, scale, sum16 }) = (self.k, self.blocks);
+        Activations {
+            k,
+            positions: positions.len(),
+            values: &self.values[some(self.values, k, &positions)],
+            blocks: ActivationBlocks {
+                q: &q[some(q, k, &positions)],
+                scale: &scale[some(scale, k / 32, &positions)],
+                sum16: &sum16[some(sum16, k / 16, &positions)],
+            },
+        }
+    }
 }
 
 /// Type of weights, their bytes, rows, activations, and products.

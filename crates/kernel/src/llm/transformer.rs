@@ -181,7 +181,8 @@ impl<'m> Session<'m> {
         self.position = 0;
     }
 
-    /// Bytes of matrix rows read by all passes so far, each row once a pass, embedding rows not included.
+    /// Bytes of matrix rows read by all passes so far, each row once for 64 positions of a pass, embedding rows not
+    /// included.
     pub fn weight_bytes_read(&self) -> u64 {
         self.engine.weight_bytes_read()
     }

@@ -63,8 +63,10 @@ impl Costs {
 /// Passes that were counted.
 #[derive(Clone, Copy)]
 pub(super) struct Passes {
-    /// How many, each over all weights.
+    /// How many.
     pub passes: usize,
+    /// Times that all layers' weights were read.
+    pub readings: usize,
     /// Positions of all of them, and those whose logits were wanted.
     pub positions: usize,
     pub heads: usize,
@@ -122,7 +124,7 @@ pub(super) fn measure(
             Step::Head => {
                 (matrices.bytes * passes.head_passes as f64, 2.0 * matrices.elements * passes.heads as f64)
             }
-            _ => (matrices.bytes * passes.passes as f64, 2.0 * matrices.elements * passes.positions as f64),
+            _ => (matrices.bytes * passes.readings as f64, 2.0 * matrices.elements * passes.positions as f64),
         };
         line(out, step.name(), ticks[step as usize], bytes, operations)?;
     }

@@ -2,13 +2,14 @@
 //!
 //! - `pp512` is a prompt of 512 tokens, `tg128` are 128 passes of one token, `@ d4096` means behind 4096 positions that
 //!   are already held. Logits of the last position are computed and nothing is sampled. Tokens are random, seeded.
-//! - `--draft` adds real texts, generated greedily with guesses and without; both must give the same tokens.
+//! - `--draft` adds real texts, generated with guesses and without; both must give the same tokens, also where they are
+//!   picked by chance, with another seed each repetition.
 //! - A speed is the median of the repetitions and their quartiles. Before each repetition the limit is measured with
 //!   as many threads: reading memory for generation, products for prompts; the share is the median of the shares.
 //!
 //! The limit of generation is bandwidth over bytes a token: every matrix once, and keys and values of the positions seen.
-//! The limit of prompts is the peak of the instruction for the matrices' type over the matrices' operations, two for each
-//! weight; attention comes on top of them and counts for nothing.
+//! The limit of prompts is the peak of the instruction for the matrices' type over the operations of a token: two for each
+//! weight, and those of attention.
 
 use std::io::Write;
 use std::path::Path;
@@ -16,7 +17,6 @@ use std::time::{Duration, Instant};
 
 use barelm::llm::draft::PromptLookup;
 use barelm::llm::generate::{GenerateConfig, Generated, MOST_DRAFTED, generate_with_draft};
-use barelm::llm::gguf::Gguf;
 use barelm::llm::model::Shape;
 use barelm::llm::sampler::{Sampler, SamplerConfig};
 use barelm::llm::tokenizer::{Special, Tokenizer};
@@ -28,7 +28,7 @@ use super::prompts;
 use super::table::{Row, Sample, Table};
 use crate::commands::setup::{Needs, SessionArguments, with_session};
 use crate::failure::Failure;
-use crate::limits::{ReadBuffer, f32_rate, int8_rate};
+use crate::limits::{Demand, ReadBuffer, f32_rate, int8_rate};
 use crate::model_file::ModelFile;
 use crate::prompt;
 use crate::team::{ThreadTeam, default_threads};
@@ -61,12 +61,15 @@ pub struct SpeedArguments {
     /// How to print (default: md).
     #[arg(short, long, value_name = "FORMAT")]
     pub output: Option<Format>,
-    /// Positions computed in one pass over the weights (default: 64).
+    /// Positions computed in one pass (default: 64 a thread, at most 256).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub batch: Option<u16>,
     /// Generate code and prose too, with up to N guessed tokens a pass and without.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MOST_DRAFTED as i64))]
     pub draft: Option<u16>,
+    /// Pick those texts' tokens by chance at this temperature (default: 0, the likeliest).
+    #[arg(long, value_name = "T", requires = "draft", value_parser = temperature)]
+    pub temperature: Option<f32>,
     /// Print how much time each step of a pass took, behind the table: once more for every test.
     #[arg(long)]
     pub profile: bool,
@@ -97,60 +100,16 @@ impl SpeedArguments {
     }
 }
 
-/// What a model's passes must do at least.
-#[derive(Clone, Copy)]
-struct Work {
-    /// Operations on quantized and on float matrices of the layers, a position.
-    layers: [f64; 2],
-    /// The same of the head, a position whose logits are wanted.
-    head: [f64; 2],
-    /// Bytes of all matrices.
-    pass_bytes: f64,
-    /// Bytes of one position's keys and values, all layers.
-    kv_bytes: f64,
-}
-
-impl Work {
-    fn of(gguf: &Gguf<'_>, shape: &Shape) -> Self {
-        let head = if gguf.tensor("output.weight").is_some() { "output.weight" } else { "token_embd.weight" };
-        let mut work = Work {
-            layers: [0.0; 2],
-            head: [0.0; 2],
-            pass_bytes: 0.0,
-            kv_bytes: (shape.n_layers * shape.kv_dim() * 2 * 2) as f64,
-        };
-        for tensor in gguf.tensors().filter(|tensor| tensor.n_dims == 2) {
-            let operations = match tensor.name {
-                name if name == head => &mut work.head,
-                name if name.starts_with("blk.") => &mut work.layers,
-                _ => continue,
-            };
-            let kind = usize::from(!tensor.ty.is_quantized());
-            operations[kind] += 2.0 * (tensor.dims[0] * tensor.dims[1]) as f64;
-            work.pass_bytes += tensor.size_bytes as f64;
-        }
-        work
-    }
-
-    /// Operations of a prompt's token, when only the last one's logits are computed.
-    fn prompt_operations(&self, tokens: usize) -> [f64; 2] {
-        [0, 1].map(|kind| self.layers[kind] + self.head[kind] / tokens as f64)
-    }
-
-    /// Bytes of a generated token: the mean of `tokens` behind `depth` positions.
-    fn token_bytes(&self, tokens: usize, depth: usize) -> f64 {
-        self.pass_bytes + self.kv_bytes * (depth as f64 + (tokens as f64 + 1.0) / 2.0)
-    }
-}
-
 /// What is measured, and with what.
 struct Bench<'a> {
     shape: Shape,
-    work: Work,
+    demand: Demand,
     tokenizer: Option<&'a Tokenizer<'a>>,
     buffer: &'a ReadBuffer,
     team: ThreadTeam,
     repetitions: usize,
+    /// Of the texts that are generated with guesses and without.
+    temperature: f32,
 }
 
 /// Measures and prints every test; the table's rows appear as they are measured.
@@ -204,15 +163,16 @@ pub fn run(
         let arguments = SessionArguments {
             threads: Some(count),
             kernels: kernels.map(str::to_owned),
-            batch: options.batch.unwrap_or(64),
+            batch: options.batch,
         };
         let bench = Bench {
             shape,
-            work: Work::of(&gguf, &shape),
+            demand: Demand::of(&gguf, &shape),
             tokenizer: tokenizer.as_ref(),
             buffer: &buffer,
             team: arguments.team()?,
             repetitions: options.repetitions.unwrap_or(5).into(),
+            temperature: options.temperature.unwrap_or(0.0),
         };
         with_session(&file, &gguf, &arguments, needs, |session| {
             for &depth in &depths {
@@ -249,7 +209,7 @@ impl Bench<'_> {
     /// A prompt of `tokens` behind `depth` positions.
     fn prompt(&self, session: &mut Session<'_>, tokens: usize, depth: usize) -> Result<Row, Failure> {
         let ids = self.random_ids(tokens);
-        let [int8, float] = self.work.prompt_operations(tokens);
+        let [int8, float] = self.demand.prompt_operations(tokens, depth);
         let mut row = Row::new(session, self.repetitions, format!("pp{tokens}"), depth);
         row.prompt = tokens;
         row.operations = Some([int8, float]);
@@ -273,7 +233,7 @@ impl Bench<'_> {
         let ids = self.random_ids(tokens);
         let mut row = Row::new(session, self.repetitions, format!("tg{tokens}"), depth);
         row.tokens = tokens;
-        row.bytes = Some(self.work.token_bytes(tokens, depth));
+        row.bytes = Some(self.demand.token_bytes(tokens, depth));
         self.fill(session, depth)?;
         for repetition in 0..=self.repetitions {
             let rate = self.buffer.read_rate(&self.team, READ_TIME);
@@ -302,6 +262,8 @@ impl Bench<'_> {
         let ends = (1..=count).map(|pass| (depth + pass * batch).min(depth + tokens));
         let passes = Passes {
             passes: count,
+            // Once for 64 positions of a pass.
+            readings: ids.chunks(batch).map(|pass| pass.len().div_ceil(64)).sum(),
             positions: tokens,
             heads: 1,
             head_passes: 1,
@@ -326,6 +288,7 @@ impl Bench<'_> {
         let seen = seen(tokens, depth);
         let passes = Passes {
             passes: tokens,
+            readings: tokens,
             positions: tokens,
             heads: tokens,
             head_passes: tokens,
@@ -355,25 +318,30 @@ impl Bench<'_> {
             tokenizer.bos().filter(|_| tokenizer.adds_bos()).into_iter().chain(ids).collect();
         let mut plain = Row::new(session, self.repetitions, format!("{name} tg{tokens}"), 0);
         let mut drafted = Row::new(session, self.repetitions, format!("{name} tg{tokens} draft {limit}"), 0);
-        plain.bytes = Some(self.work.token_bytes(tokens, prompt.len()));
+        plain.bytes = Some(self.demand.token_bytes(tokens, prompt.len()));
         for row in [&mut plain, &mut drafted] {
             (row.prompt, row.tokens) = (prompt.len(), tokens);
         }
         drafted.draft = limit;
+        let (mut guesses, mut right) = (0, 0);
         for repetition in 0..=self.repetitions {
             let rate = self.buffer.read_rate(&self.team, READ_TIME);
             let limit_s = plain.bytes.map(|bytes| rate / bytes);
-            let (tokens_s, alone, _) = self.text(session, tokenizer, &prompt, tokens, 0)?;
+            let (tokens_s, alone, _) = self.text(session, tokenizer, (&prompt, repetition), tokens, 0)?;
             plain.take(repetition, Sample { tokens_s, rate, limit: limit_s });
-            let (tokens_s, guessed, result) = self.text(session, tokenizer, &prompt, tokens, limit)?;
+            let (tokens_s, guessed, result) =
+                self.text(session, tokenizer, (&prompt, repetition), tokens, limit)?;
             drafted.take(repetition, Sample { tokens_s, rate, limit: None });
-            drafted.guessed = Some((result.drafted, result.accepted));
+            if repetition > 0 {
+                (guesses, right) = (guesses + result.drafted, right + result.accepted);
+            }
             if alone != guessed {
                 return Err(Failure::Message(format!(
                     "{name}: guesses changed the text: please report this"
                 )));
             }
         }
+        drafted.guessed = Some((guesses, right));
         drafted.speed_up = Some(drafted.median() / plain.median());
         Ok([plain, drafted])
     }
@@ -383,11 +351,12 @@ impl Bench<'_> {
         &self,
         session: &mut Session<'_>,
         tokenizer: &Tokenizer<'_>,
-        prompt: &[u32],
+        (prompt, seed): (&[u32], usize),
         tokens: usize,
         limit: usize,
     ) -> Result<(f64, Vec<u32>, Generated), Failure> {
-        let config = SamplerConfig { temperature: 0.0, ..SamplerConfig::default() };
+        let config =
+            SamplerConfig { temperature: self.temperature, seed: seed as u64, ..SamplerConfig::default() };
         let mut sampler = Sampler::try_new(config, self.shape.vocab_size)
             .map_err(|error| Failure::Message(error.to_string()))?;
         let mut lookup = PromptLookup::new(limit, prompt.len() + tokens);
@@ -427,6 +396,12 @@ impl Bench<'_> {
 /// How many positions `tokens` behind `depth` others see together, each itself and all before it.
 fn seen(tokens: usize, depth: usize) -> f64 {
     tokens as f64 * (depth as f64 + (tokens as f64 + 1.0) / 2.0)
+}
+
+/// A temperature that the sampler takes.
+fn temperature(text: &str) -> Result<f32, String> {
+    let value = text.parse().ok().filter(|value| (0.0..=100.0).contains(value));
+    value.ok_or_else(|| "a number from 0 to 100 is wanted".to_owned())
 }
 
 fn refused(error: RunError) -> Failure {

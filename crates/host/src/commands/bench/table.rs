@@ -43,7 +43,7 @@ pub(super) struct Row {
     pub instruction: Option<&'static str>,
     /// Tokens guessed at most in a pass.
     pub draft: usize,
-    /// Tokens guessed, and those that were right.
+    /// Tokens guessed in all repetitions, and those that were right.
     pub guessed: Option<(usize, usize)>,
     /// Speed over that without guesses.
     pub speed_up: Option<f64>,

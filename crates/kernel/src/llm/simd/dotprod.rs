@@ -14,10 +14,9 @@ use super::neon::packed::{Unpacked, load_x, packed_products, pair, xsum};
 use super::neon::panels::{self, Panels};
 use super::packed::pack_turned;
 use super::product::{Q4_0, Q4_1, Q4_K, Q5_1, Q5_K, Q6_K, Q8_0};
-use super::{Activations, Kernels, Packing, neon};
+use super::{Activations, Allowed, Kernels, Packing, neon};
 use crate::llm::quant::GgmlType;
 use core::arch::aarch64::*;
-use core::sync::atomic::{AtomicBool, Ordering};
 
 mod one;
 mod tile;
@@ -29,15 +28,14 @@ pub(super) static TABLE: Kernels = Kernels {
     ..neon::TABLE
 };
 
-/// Whether somebody who can know has said that the instructions are there.
-static ALLOWED: AtomicBool = AtomicBool::new(false);
+static ALLOWED: Allowed = Allowed::nobody_knows();
 
 /// Lets the table `dotprod` be chosen, for platforms where only the caller can ask the CPU.
 ///
 /// # Safety
 /// - Every core that will run kernels has `FEAT_DotProd` (ID_AA64ISAR0_EL1.DP is not 0).
 pub unsafe fn allow() {
-    ALLOWED.store(true, Ordering::Relaxed);
+    ALLOWED.allow();
 }
 
 /// Whether this CPU has the instructions, as far as this build can know.
@@ -49,7 +47,7 @@ pub(super) fn detected() -> bool {
             return true;
         }
     }
-    ALLOWED.load(Ordering::Relaxed)
+    ALLOWED.is_allowed()
 }
 
 pub(super) fn pack(ty: GgmlType, row_bytes: usize, weights: &[u8], out: &mut [u8]) {

@@ -5,8 +5,7 @@
 //! whose packed layout and single positions this table shares: one packed model is good for both. Rows come in pairs as a
 //! panel is stored, by `st2`, which is no instruction more.
 
-use super::{Kernels, Packing, dotprod};
-use core::sync::atomic::{AtomicBool, Ordering};
+use super::{Allowed, Kernels, Packing, dotprod};
 
 mod tile;
 
@@ -17,15 +16,14 @@ pub(super) static TABLE: Kernels = Kernels {
     ..dotprod::TABLE
 };
 
-/// Whether somebody who can know has said that the instructions are there.
-static ALLOWED: AtomicBool = AtomicBool::new(false);
+static ALLOWED: Allowed = Allowed::nobody_knows();
 
 /// Lets the table `i8mm` be chosen, for platforms where only the caller can ask the CPU.
 ///
 /// # Safety
 /// - Every core that will run kernels has `FEAT_DotProd` and `FEAT_I8MM` (ID_AA64ISAR1_EL1.I8MM is not 0).
 pub unsafe fn allow() {
-    ALLOWED.store(true, Ordering::Relaxed);
+    ALLOWED.allow();
 }
 
 /// Whether this CPU has the instructions, as far as this build can know.
@@ -39,7 +37,7 @@ pub(super) fn detected() -> bool {
             return true;
         }
     }
-    ALLOWED.load(Ordering::Relaxed)
+    ALLOWED.is_allowed()
 }
 
 #[cfg(test)]

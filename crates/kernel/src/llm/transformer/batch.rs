@@ -90,9 +90,81 @@ impl Batch {
     }
 }
 
+/// Positions of a long batch in bands of [`BAND`] at most, alike long.
+///
+/// A step's units are those of the first band, then those of the second. So members that share a long batch begin in
+/// bands of their own, and what a member reads in a step is mostly what it wrote in the one before: the stream's rows do
+/// not wander from core to core. Weights are read once a band.
+#[derive(Clone, Copy, Debug)]
+pub struct Bands {
+    positions: usize,
+    each: usize,
+    /// How many there are.
+    pub count: usize,
+}
+
+/// As many positions as kernels take a piece of weights apart for.
+const BAND: usize = 64;
+
+impl Bands {
+    /// The bands of so many positions, of which there is one at least.
+    pub fn of(positions: usize) -> Self {
+        let each = positions.div_ceil(positions.div_ceil(BAND));
+        Bands { positions, each, count: positions.div_ceil(each) }
+    }
+
+    /// Claimed units of a step that has `units` a band: the positions of each band, and units of that band.
+    pub fn parts(
+        self,
+        mut claimed: Range<usize>,
+        units: usize,
+    ) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+        core::iter::from_fn(move || {
+            let (band, first) = (claimed.start / units, claimed.start % units);
+            let last = (first + claimed.len()).min(units);
+            claimed.start += last - first;
+            let positions = band * self.each..((band + 1) * self.each).min(self.positions);
+            (first < last).then_some((positions, first..last))
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_unit_of_every_band_is_in_one_part() {
+        for positions in [1, 2, 63, 64, 65, 100, 127, 128, 129, 256, 1000] {
+            let bands = Bands::of(positions);
+            assert!((bands.count - 1) * BAND < positions && positions <= bands.count * BAND, "{bands:?}");
+            for (units, piece) in [(1, 1), (7, 3), (7, 7), (5, 12), (3, 100)] {
+                let mut seen = alloc::vec![0; positions * units];
+                let all = bands.count * units;
+                for start in (0..all).step_by(piece) {
+                    for (positions, units_here) in bands.parts(start..all.min(start + piece), units) {
+                        assert!(!units_here.is_empty() && positions.len() <= BAND);
+                        for position in positions {
+                            units_here.clone().for_each(|unit| seen[position * units + unit] += 1);
+                        }
+                    }
+                }
+                assert!(
+                    seen.iter().all(|&times| times == 1),
+                    "{bands:?}, {units} units in pieces of {piece}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_even_share_of_two_bands_is_a_band() {
+        let bands = Bands::of(128);
+        assert!(
+            bands.parts(0..18, 18).eq([(0..64, 0..18)]) && bands.parts(18..36, 18).eq([(64..128, 0..18)])
+        );
+        assert!(bands.parts(16..20, 18).eq([(0..64, 16..18), (64..128, 0..2)]));
+    }
 
     #[test]
     fn runs_lie_one_behind_the_other() {

@@ -238,7 +238,8 @@ impl<'m> Engine<'m> {
         unsafe { self.buffers.logits.read(0..self.batch.wanted().len() * self.model.shape().vocab_size) }
     }
 
-    /// Bytes of matrix rows read by all passes so far, each row once a pass, embedding rows not included.
+    /// Bytes of matrix rows read by all passes so far, each row once for 64 positions of a pass, embedding rows not
+    /// included.
     pub fn weight_bytes_read(&self) -> u64 {
         self.tallies.iter().map(|tally| tally.bytes.load(Ordering::Relaxed)).sum()
     }

@@ -11,7 +11,7 @@
 use core::ops::Range;
 
 use super::attention::{MOST_QUERIES, Queries};
-use super::batch::Batch;
+use super::batch::{Bands, Batch};
 use super::engine::{Blocks, Buffers, Tally};
 use super::profile::{Profile, Step};
 use super::{FEW, TILES, rope};
@@ -57,6 +57,7 @@ impl<'m> Pass<'_, 'm> {
             self.product(
                 member,
                 &self.model.head,
+                wanted.len(),
                 || norm.input(),
                 |position, rows, products| {
                     let at = position * vocab_size;
@@ -188,37 +189,46 @@ impl<'m> Pass<'_, 'm> {
         ROW_TILE.min(matrix.rows.div_ceil(4 * member.count).next_multiple_of(matrix.group().max(8)))
     }
 
-    /// A step: a product with what `input` gives, handed to `store` by position as (position, rows, products).
+    /// A step: a product with the `positions` that `input` gives, handed to `store` by position as (position, rows,
+    /// products).
     fn product<'x>(
         &self,
         member: &Member<'_>,
         matrix: &Matrix<'_>,
+        positions: usize,
         input: impl FnOnce() -> Activations<'x>,
         mut store: impl FnMut(usize, Range<usize>, &mut [f32]),
     ) {
         let grain = Self::grain(member, matrix);
+        let (bands, units) = (Bands::of(positions), matrix.rows.div_ceil(grain));
         member.step(
-            matrix.rows.div_ceil(grain),
+            bands.count * units,
             || (input(), self.tiles(member)),
-            |(x, [tile, ..]), units| {
-                self.multiply(member, matrix, items(units, grain, matrix.rows), x, tile, &mut store)
+            |(x, [tile, ..]), claimed| {
+                for (positions, units) in bands.parts(claimed, units) {
+                    let rows = items(units, grain, matrix.rows);
+                    self.multiply(member, matrix, rows, x, positions, tile, &mut store);
+                }
             },
         );
     }
 
-    /// Claimed rows of a product.
+    /// Claimed rows of a product at claimed positions.
+    #[allow(clippy::too_many_arguments, reason = "two callers, which have them apart")]
     fn multiply(
         &self,
         member: &Member<'_>,
         matrix: &Matrix<'_>,
         rows: Range<usize>,
         x: &Activations<'_>,
+        positions: Range<usize>,
         tile: &mut [f32],
         mut store: impl FnMut(usize, Range<usize>, &mut [f32]),
     ) {
-        let products = rows.len() * x.positions;
-        let bytes = matrix.multiply(self.kernels, rows, x, tile, |rows, products| {
-            for (position, products) in products.chunks_exact_mut(rows.len()).enumerate() {
+        let products = rows.len() * positions.len();
+        let x = x.at(positions.clone());
+        let bytes = matrix.multiply(self.kernels, rows, &x, tile, |rows, products| {
+            for (position, products) in positions.clone().zip(products.chunks_exact_mut(rows.len())) {
                 store(position, rows.clone(), products);
             }
         });
@@ -233,7 +243,8 @@ impl<'m> Pass<'_, 'm> {
         input: impl FnOnce() -> Activations<'x>,
     ) {
         let (stream, dim) = (self.buffers.stream, self.model.shape().dim);
-        self.product(member, matrix, input, |position, rows, products| {
+        let positions = self.batch.rows().len();
+        self.product(member, matrix, positions, input, |position, rows, products| {
             let at = position * dim;
             // SAFETY: these rows are claimed by this member.
             self.kernels.add(unsafe { stream.write(at + rows.start..at + rows.end) }, products);
@@ -249,33 +260,36 @@ impl<'m> Pass<'_, 'm> {
         let grains = matrices.map(|matrix| Self::grain(member, matrix));
         let units = [0, 1, 2].map(|nth| matrices[nth].rows.div_ceil(grains[nth]));
         let begin = || (norm.input(), self.tiles(member));
-        member.step(units.iter().sum(), begin, |(x, [tile, ..]), claimed| {
-            let mut first = 0;
-            for (nth, matrix) in matrices.into_iter().enumerate() {
-                let here = claimed.start.max(first)..claimed.end.min(first + units[nth]);
-                let here = here.start - first..here.end.max(here.start) - first;
-                first += units[nth];
-                let rows = items(here, grains[nth], matrix.rows);
-                self.multiply(member, matrix, rows, x, tile, |row, rows, products| {
-                    let at = row * q_dim;
-                    if nth == 0 {
-                        // SAFETY: these rows are claimed by this member.
-                        unsafe { query.write(at + rows.start..at + rows.end) }.copy_from_slice(products);
-                        return;
-                    }
-                    let slot = self.slot(row);
-                    for (head, first, part) in by_head(rows, head_dim, products) {
-                        // SAFETY: these dimensions are claimed by this member; no two sequences share a page.
-                        unsafe {
-                            if nth == 1 {
-                                self.turn(row, first, part);
-                                self.kv.append_key(self.kernels, index, head, slot, first, part);
-                            } else {
-                                self.kv.append_value(self.kernels, index, head, slot, first, part);
+        let (bands, in_band) = (Bands::of(self.batch.rows().len()), units.iter().sum());
+        member.step(bands.count * in_band, begin, |(x, [tile, ..]), claimed| {
+            for (positions, claimed) in bands.parts(claimed, in_band) {
+                let mut first = 0;
+                for (nth, matrix) in matrices.into_iter().enumerate() {
+                    let here = claimed.start.max(first)..claimed.end.min(first + units[nth]);
+                    let here = here.start - first..here.end.max(here.start) - first;
+                    first += units[nth];
+                    let rows = items(here, grains[nth], matrix.rows);
+                    self.multiply(member, matrix, rows, x, positions.clone(), tile, |row, rows, products| {
+                        let at = row * q_dim;
+                        if nth == 0 {
+                            // SAFETY: these rows are claimed by this member.
+                            unsafe { query.write(at + rows.start..at + rows.end) }.copy_from_slice(products);
+                            return;
+                        }
+                        let slot = self.slot(row);
+                        for (head, first, part) in by_head(rows, head_dim, products) {
+                            // SAFETY: these dimensions are claimed by this member; no two sequences share a page.
+                            unsafe {
+                                if nth == 1 {
+                                    self.turn(row, first, part);
+                                    self.kv.append_key(self.kernels, index, head, slot, first, part);
+                                } else {
+                                    self.kv.append_value(self.kernels, index, head, slot, first, part);
+                                }
                             }
                         }
-                    }
-                });
+                    });
+                }
             }
         });
     }
@@ -302,29 +316,32 @@ impl<'m> Pass<'_, 'm> {
         let ffn_dim = self.model.shape().ffn_dim;
         let quantized = layer.down.ty.is_quantized();
         let begin = || (norm.input(), self.tiles(member));
-        member.step(ffn_dim.div_ceil(ROW_TILE), begin, |(x, [gate_tile, up_tile, tile]), claimed| {
-            let claimed = items(claimed, ROW_TILE, ffn_dim);
-            let products = 2 * claimed.len() * x.positions;
-            let mut up_bytes = 0;
-            let gate_bytes = layer.gate.multiply(self.kernels, claimed, x, gate_tile, |rows, gates| {
-                up_bytes += layer.up.multiply(self.kernels, rows.clone(), x, up_tile, |rows, ups| {
-                    let hidden = &mut tile[..gates.len()];
-                    self.kernels.silu_mul(gates, ups, hidden);
-                    for (position, hidden) in hidden.chunks_exact(rows.len()).enumerate() {
-                        let at = position * ffn_dim + rows.start;
-                        // SAFETY: these rows are claimed by this member; of a quantized matrix they are whole blocks,
-                        // since units and tiles are multiples of a block long and so is the row.
-                        unsafe {
-                            if quantized {
-                                self.buffers.hidden_input.round(self.kernels, at, hidden);
-                            } else {
-                                self.buffers.hidden.write(at..at + hidden.len()).copy_from_slice(hidden);
+        let (bands, units) = (Bands::of(self.batch.rows().len()), ffn_dim.div_ceil(ROW_TILE));
+        member.step(bands.count * units, begin, |(x, [gate_tile, up_tile, tile]), claimed| {
+            for (positions, units) in bands.parts(claimed, units) {
+                let (x, rows) = (x.at(positions.clone()), items(units, ROW_TILE, ffn_dim));
+                let products = 2 * rows.len() * x.positions;
+                let mut up_bytes = 0;
+                let gate_bytes = layer.gate.multiply(self.kernels, rows, &x, gate_tile, |rows, gates| {
+                    up_bytes += layer.up.multiply(self.kernels, rows.clone(), &x, up_tile, |rows, ups| {
+                        let hidden = &mut tile[..gates.len()];
+                        self.kernels.silu_mul(gates, ups, hidden);
+                        for (position, hidden) in positions.clone().zip(hidden.chunks_exact(rows.len())) {
+                            let at = position * ffn_dim + rows.start;
+                            // SAFETY: these rows are claimed by this member; of a quantized matrix they are whole
+                            // blocks, since units and tiles are multiples of a block long and so is the row.
+                            unsafe {
+                                if quantized {
+                                    self.buffers.hidden_input.round(self.kernels, at, hidden);
+                                } else {
+                                    self.buffers.hidden.write(at..at + hidden.len()).copy_from_slice(hidden);
+                                }
                             }
                         }
-                    }
+                    });
                 });
-            });
-            self.tallies[member.index].add(gate_bytes + up_bytes, products);
+                self.tallies[member.index].add(gate_bytes + up_bytes, products);
+            }
         });
     }
 
@@ -345,7 +362,7 @@ impl<'m> Pass<'_, 'm> {
         if shape.n_kv_heads * chunks >= 4 * member.count {
             member.step(shape.n_kv_heads * chunks, begin, |tiles, units| {
                 for unit in units {
-                    let (kv_head, mut nth) = (unit / chunks, unit % chunks);
+                    let (mut nth, kv_head) = (unit / shape.n_kv_heads, unit % shape.n_kv_heads);
                     let mut of_runs = runs.iter();
                     let run = of_runs.find(|run| {
                         let here = run.rows.len().div_ceil(chunk);

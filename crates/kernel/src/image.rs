@@ -34,13 +34,13 @@ mod inject;
 mod keys;
 #[cfg(target_os = "none")]
 mod model;
-#[cfg(target_os = "none")]
+#[cfg(all(target_os = "none", feature = "suite"))]
 mod perf;
 #[cfg(target_os = "none")]
 mod run;
 #[cfg(target_os = "none")]
 mod shell;
-#[cfg(target_os = "none")]
+#[cfg(all(target_os = "none", feature = "suite"))]
 mod suite;
 #[cfg(target_os = "none")]
 mod trace;

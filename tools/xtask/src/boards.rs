@@ -13,6 +13,9 @@ use crate::{Failure, model, sd};
 /// What to make besides the raw image.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Arguments {
+    /// Leave out vector kernels and benchmarks, and build for size: below 400 KiB besides the model in it, and slow.
+    #[arg(long)]
+    small: bool,
     /// Make the folder for this board's SD card.
     #[arg(long)]
     board: Option<Board>,
@@ -138,7 +141,7 @@ impl Board {
 
 /// Makes what is asked for, and says where it is.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let image = image::build(&Build { verbose: true, ..Default::default() })?;
+    let image = image::build(&Build { verbose: true, small: arguments.small, ..Default::default() })?;
     println!("{} ({} bytes, from {})", image.raw.display(), image.bytes, image.elf.display());
     let Some(board) = arguments.board else { return Ok(()) };
     let model = match (&arguments.model, arguments.no_model) {

@@ -148,7 +148,7 @@ pub fn grown(baseline: &Counts, current: &Counts) -> bool {
 /// Builds, boots and counts.
 pub fn count(cpu: &str, extra_work: bool) -> Result<Counts, Failure> {
     let features = if extra_work { vec!["extra-work"] } else { Vec::new() };
-    let image = image::build(&Build { features, verbose: false })?;
+    let image = image::build(&Build { features, ..Build::default() })?;
     let counts = counts_of_boot(&counting_boot(&image.raw, None, cpu, Duration::from_secs(600)))?;
     Ok(counts.into_iter().map(|(case, counted)| (case, counted.instructions)).collect())
 }

@@ -10,6 +10,8 @@ use crate::{Failure, elf, process};
 pub struct Build {
     /// Cargo features beside `boot`.
     pub features: Vec<&'static str>,
+    /// The small image: scalar kernels, no benchmark suite, for size instead of speed.
+    pub small: bool,
     /// Show cargo's own lines.
     pub verbose: bool,
 }
@@ -28,9 +30,13 @@ pub struct Image {
 /// Builds the image. Images of other features have names of their own.
 pub fn build(wanted: &Build) -> Result<Image, Failure> {
     let toolchain = Toolchain::for_target(BARE_METAL)?;
+    let profile = if wanted.small { "small" } else { "image" };
     let features = ["boot"].iter().chain(&wanted.features).copied().collect::<Vec<_>>().join(",");
     let mut cargo = toolchain.cargo();
-    cargo.args(["build", "--profile", "image", "-p", "barelm", "--bin", "barelm-image"]);
+    cargo.args(["build", "--profile", profile, "-p", "barelm", "--bin", "barelm-image"]);
+    if wanted.small {
+        cargo.arg("--no-default-features");
+    }
     cargo.args(["--target", BARE_METAL, "--features", &features]);
     if wanted.verbose {
         process::run(&mut cargo)?;
@@ -41,7 +47,7 @@ pub fn build(wanted: &Build) -> Result<Image, Failure> {
         built?;
     }
 
-    let folder = crate::target_folder().join(BARE_METAL).join("image");
+    let folder = crate::target_folder().join(BARE_METAL).join(profile);
     let elf = folder.join("barelm-image");
     let name = ["barelm"].iter().chain(&wanted.features).copied().collect::<Vec<_>>().join("-");
     let raw = folder.join(format!("{name}.img"));

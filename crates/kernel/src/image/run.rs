@@ -14,7 +14,9 @@ use super::model::Loaded;
 use super::options::{DEFAULT_TOKENS, Options, Source, Suite};
 use super::settings::Settings;
 use super::shell::Shell;
-use super::{generation, hash, suite};
+#[cfg(feature = "suite")]
+use super::suite;
+use super::{generation, hash};
 use crate::arch::aarch64::doze::Doze;
 use crate::arch::aarch64::{cores, exit, features, vectors, watchdog};
 use crate::boot::clock::{self, KernelClock};
@@ -33,6 +35,10 @@ use crate::log;
 const BOARD_WATCHDOG_S: u32 = MOST_SECONDS;
 /// Seconds that a core may give no sign of life where nothing else is said. Emulated cores may wait long for their turn.
 const WATCHDOG_S: u64 = 60;
+
+/// What is said where benchmarks are asked for and this is the small image.
+#[cfg(not(feature = "suite"))]
+pub const NO_SUITE: &str = "this image was built without the benchmark suite";
 
 /// Runs the image to its end. An error is one line for a person.
 pub fn run(machine: &Machine<'static>, _heap: usize) -> Result<(), String> {
@@ -99,10 +105,19 @@ pub fn run(machine: &Machine<'static>, _heap: usize) -> Result<(), String> {
         _ => None,
     };
 
-    let mut passed = true;
+    #[cfg(feature = "suite")]
+    let passed = match options.suite {
+        Suite::Off => true,
+        Suite::On | Suite::Micro => {
+            begin(Step::Suite);
+            suite::run(&options, options.filter, loaded.as_ref(), kernels, team, &clock)?
+        }
+    };
+    #[cfg(not(feature = "suite"))]
+    let passed = true;
+    #[cfg(not(feature = "suite"))]
     if options.suite != Suite::Off {
-        begin(Step::Suite);
-        passed = suite::run(&options, options.filter, loaded.as_ref(), kernels, team, &clock)?;
+        line!("{NO_SUITE}");
     }
     // The suite lays weights out for itself and gives the memory back.
     if let Some(loaded) = loaded.as_mut().filter(|_| options.hash || options.shell || request.is_some()) {

@@ -10,9 +10,11 @@ use super::generation::{self, Request, Speaker};
 use super::inject::Bench;
 use super::line::{Event, LineEditor};
 use super::model::Loaded;
-use super::options::{Options, Suite};
+use super::options::Options;
 use super::settings::Settings;
-use super::{hash, perf, run, suite, trace};
+use super::{hash, run, trace};
+#[cfg(feature = "suite")]
+use super::{options::Suite, perf, suite};
 use crate::arch::aarch64::{doze, exit, watchdog};
 use crate::boot::{self, Step, begin, heap_free, print_map};
 use crate::console;
@@ -27,6 +29,7 @@ use crate::report::Build;
 /// What the shell works with.
 pub struct Shell<'s> {
     /// The boot's options: they hold for each command too.
+    #[cfg_attr(not(feature = "suite"), expect(dead_code, reason = "only benchmarks look at them"))]
     pub options: &'s Options<'s>,
     /// How answers are made; `set` changes it.
     pub settings: Settings,
@@ -104,10 +107,14 @@ impl Shell<'_> {
                 line!("{}", self.settings);
             }
             Command::Hash => hash::run(self.loaded, self.kernels, self.team)?,
+            #[cfg(not(feature = "suite"))]
+            Command::Bench(_) | Command::Perf(_) => return Err(run::NO_SUITE.into()),
+            #[cfg(feature = "suite")]
             Command::Bench(filter) => {
                 let options = Options { suite: Suite::On, ..self.options.clone() };
                 suite::run(&options, filter, Some(self.loaded), self.kernels, self.team, self.clock)?;
             }
+            #[cfg(feature = "suite")]
             Command::Perf(filter) => {
                 let options = Options { suite: Suite::Micro, ..self.options.clone() };
                 perf::run(&options, filter, self.loaded, self.kernels, self.team, self.clock)?;

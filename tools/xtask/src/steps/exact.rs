@@ -1,6 +1,10 @@
 //! The instruction gate, and the proof that it fails when work is added; the figures of whole boots.
 
-use super::{BOOTING, Run, Step, Verdict, in_ci};
+use std::time::Duration;
+
+use super::{BOOTING, Run, Step, Verdict, boots, in_ci};
+use crate::guest::{Boot, Console};
+use crate::image::{self, Build};
 use crate::setup::Need;
 use crate::{Failure, figures, gate, qemu};
 
@@ -13,6 +17,7 @@ pub fn steps() -> Vec<Step> {
             judge_boots().unwrap_or_else(Verdict::Failed)
         }),
         Step::new("size of the image", &BOOTING, |run| size(run).into()),
+        Step::new("small image", &BOOTING, |run| small(run).into()),
     ]
 }
 
@@ -63,6 +68,33 @@ fn size(run: &Run) -> Result<(), Failure> {
         true => Ok(()),
         false => Err(format!("{bytes} bytes without the model, {} at most", figures::MOST_IMAGE_BYTES)),
     }
+}
+
+/// The image of scalar kernels and no benchmarks is as small as the goal says, and computes the same bits.
+fn small(run: &Run) -> Result<(), Failure> {
+    let image = image::build(&Build { small: true, ..Build::default() })?;
+    let bytes = figures::image_bytes(&image)?;
+    println!("{} bytes with the small model, {bytes} without", image.bytes);
+    if bytes > figures::MOST_SMALL_BYTES {
+        return Err(format!("{bytes} bytes without the model, {} at most", figures::MOST_SMALL_BYTES));
+    }
+    let boot = Boot {
+        kernel: image.raw,
+        initrd: Some(crate::root().join("crates/kernel/assets/tiny.gguf")),
+        words: "raw=1 tokens=4 hash=1".to_string(),
+        cores: 2,
+        memory: "512M".to_string(),
+        limit: Duration::from_secs(120),
+        ..Boot::default()
+    };
+    let outcome = boot.run(Console::Kept)?;
+    let texts = ["kernels: scalar", "built without the benchmark suite", "generated: 4 tokens"];
+    let compared = match texts.iter().find(|text| !outcome.text.contains(**text)) {
+        _ if outcome.status != Some(0) => Err("wanted exit status 0".to_string()),
+        Some(text) => Err(format!("`{text}` was not printed")),
+        None => boots::same_hash(&outcome, boot.initrd, run),
+    };
+    compared.map_err(|why| format!("{why}; {}\n{}", outcome.ending(), outcome.last_lines(10)))
 }
 
 /// Adds work to every case: against counts of today without it, the gate must find each of them, and find it larger.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
 use barelm_host::compare::ops::reference;
-use barelm_host::compare::registry::{KNOWN, folders};
+use barelm_host::compare::registry::{folders, known};
 use barelm_host::versus::engine::EngineProcess;
 use barelm_protocol::{
     Batching, Done, Expected, Finish, Hello, Load, Op, OpTimes, Reply, Request, VERSION, now_ns,
@@ -31,8 +31,8 @@ fn engines() -> Vec<Engine> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     places.push(root.join("../../target/release"));
     let mut engines = Vec::new();
-    for known in &KNOWN {
-        let name = known.name;
+    for known in known() {
+        let name = known.name.as_str();
         if !wanted.is_empty() && !wanted.contains(&name) {
             continue;
         }

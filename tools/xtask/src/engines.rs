@@ -1,6 +1,6 @@
 //! `cargo xtask engines`: builds the engines of other projects, and keeps book of what was tested.
 //!
-//! 1. [`Engine`] is one of them: its folder below `crates/host/engines`, its program, what building it takes.
+//! 1. [`Engine`] is one of them: its folder below `crates/host/engines`, its program, what building it takes; [`ENGINES`] are all.
 //! 2. [`mod@build`] builds and copies, [`python`] installs those that are Python packages; [`list`] says what is there.
 //! 3. [`conformance`] is the record of the last test of each engine that CI does not build, with a hash of its folder.
 
@@ -11,40 +11,50 @@ mod python;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
+use serde::Deserialize;
 
-use crate::Failure;
 use crate::packages::Tool;
 use crate::setup::Need;
+use crate::toolchain::Toolchain;
+use crate::{Failure, model, process};
 
 pub use build::{build, command};
 pub use python::write_program;
 
-/// An engine of another project.
-#[derive(Debug)]
+/// An engine of another project: an object of `crates/host/engines/engines.json`, which `barelm compare` reads too.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Engine {
     /// Its name here, and its folder below `crates/host/engines`.
     pub name: &'static str,
     /// Its program.
     pub program: &'static str,
     /// The program of its CUDA form, where that is another build of the same folder.
+    #[serde(default, rename = "cuda_program")]
     pub cuda: Option<&'static str>,
     /// What its folder holds.
     kind: Kind,
     /// What building it takes beside Rust or Python.
-    needs: &'static [Need],
+    #[serde(default)]
+    needs: Vec<Tools>,
     /// About how long building it takes on two cores.
     minutes: u32,
+    /// About how much that downloads and writes, in MiB.
+    mib: u32,
     /// Whether every run of CI builds and tests it.
     pub in_ci: bool,
     /// Folders outside its own that it is made of.
-    shared: &'static [&'static str],
+    #[serde(default)]
+    shared: Vec<&'static str>,
 }
 
 /// What an engine's folder holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 enum Kind {
     /// A workspace of cargo.
     Cargo,
@@ -52,59 +62,32 @@ enum Kind {
     Python,
 }
 
-/// All of them.
-pub const ENGINES: [Engine; 5] = [
-    Engine {
-        name: "llama-cpp",
-        program: "llama-cpp-bench",
-        cuda: None,
-        kind: Kind::Cargo,
-        needs: &[Need::Tool(Tool::CCompiler), Need::Tool(Tool::CMake), Need::Tool(Tool::LibClang)],
-        minutes: 6,
-        in_ci: false,
-        shared: &[],
-    },
-    Engine {
-        name: "candle",
-        program: "candle-bench",
-        cuda: Some("candle-cuda-bench"),
-        kind: Kind::Cargo,
-        needs: &[],
-        minutes: 3,
-        in_ci: true,
-        shared: &[],
-    },
-    Engine {
-        name: "mistralrs-wheel",
-        program: "mistral-rs-wheel-bench",
-        cuda: None,
-        kind: Kind::Python,
-        needs: &[],
-        minutes: 1,
-        in_ci: false,
-        shared: &["crates/host/engines/protocol/python"],
-    },
-    Engine {
-        name: "pytorch",
-        program: "pytorch-bench",
-        cuda: Some("pytorch-cuda-bench"),
-        kind: Kind::Python,
-        needs: &[Need::Tool(Tool::CCompiler)],
-        minutes: 4,
-        in_ci: false,
-        shared: &["crates/host/engines/protocol/python"],
-    },
-    Engine {
-        name: "openai",
-        program: "openai-bench",
-        cuda: None,
-        kind: Kind::Cargo,
-        needs: &[],
-        minutes: 1,
-        in_ci: true,
-        shared: &[],
-    },
-];
+/// What the list calls a tool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+enum Tools {
+    #[serde(rename = "a C compiler")]
+    CCompiler,
+    #[serde(rename = "cmake")]
+    CMake,
+    #[serde(rename = "libclang")]
+    LibClang,
+}
+
+impl Tools {
+    fn need(self) -> Need {
+        Need::Tool(match self {
+            Tools::CCompiler => Tool::CCompiler,
+            Tools::CMake => Tool::CMake,
+            Tools::LibClang => Tool::LibClang,
+        })
+    }
+}
+
+/// All of them, in the order of the list.
+pub static ENGINES: LazyLock<Vec<Engine>> = LazyLock::new(|| {
+    serde_json::from_str(include_str!("../../../crates/host/engines/engines.json"))
+        .expect("a test reads the list that is compiled in")
+});
 
 impl Engine {
     /// The one with this name.
@@ -148,6 +131,8 @@ pub enum Command {
     List,
     /// Test engines that are built against the protocol, and write the record that CI compares with their folders.
     Conform(Chosen),
+    /// Compare the greedy tokens of engines that are built, ours among them, with the references', in F32 on the model.
+    Agree(Chosen),
 }
 
 /// Which engines.
@@ -177,6 +162,15 @@ pub struct Build {
     cuda: bool,
 }
 
+/// The test that compares greedy tokens of these engines, which must be built; without a name of those that are.
+pub fn agree(names: &[String]) -> std::process::Command {
+    let mut cargo = Toolchain::current().cargo();
+    cargo.args(["test", "--release", "-p", "barelm-host", "--test", "engines_greedy", "--"]);
+    cargo.args(["--include-ignored", "--nocapture"]);
+    cargo.env("BARELM_CONFORMANCE", names.join(",")).env("BARELM_MODEL", model::path());
+    cargo
+}
+
 /// Does it.
 pub fn run(command: &Command) -> Result<ExitCode, Failure> {
     match command {
@@ -202,6 +196,13 @@ pub fn run(command: &Command) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Conform(chosen) => conformance::conform(chosen.engines()).map(|()| ExitCode::SUCCESS),
+        Command::Agree(chosen) => {
+            let mut names = chosen.names.clone();
+            if !names.is_empty() {
+                names.push("barelm".into());
+            }
+            process::run(&mut agree(&names)).map(|()| ExitCode::SUCCESS)
+        }
     }
 }
 
@@ -211,7 +212,7 @@ mod tests {
 
     #[test]
     fn every_engine_has_its_folder_and_exact_versions() {
-        for engine in &ENGINES {
+        for engine in ENGINES.iter() {
             let read = |file: &str| {
                 let text = std::fs::read_to_string(engine.folder().join(file));
                 text.unwrap_or_else(|error| panic!("{}: {file}: {error}", engine.name))
@@ -228,6 +229,15 @@ mod tests {
             assert!(manifest.contains("[workspace]"), "{} is a workspace of its own", engine.name);
             assert!(manifest.contains(&format!("name = {:?}", engine.program)), "{}", engine.name);
             assert_eq!(manifest.contains("\ncuda = ["), engine.cuda.is_some(), "{}", engine.name);
+        }
+    }
+
+    #[test]
+    fn every_folder_is_in_the_list() {
+        let folders = std::fs::read_dir(crate::root().join("crates/host/engines")).unwrap();
+        for folder in folders.map(Result::unwrap).filter(|entry| entry.path().join("README.md").is_file()) {
+            let name = folder.file_name().into_string().unwrap();
+            assert!(Engine::named(&name).is_some(), "{name} is not in engines.json");
         }
     }
 

@@ -11,7 +11,7 @@ use clap::Args;
 use crate::compare::models::{Subject, default_models};
 use crate::compare::process::{EngineCommand, Patience};
 use crate::compare::record::{self, EngineRow, Row, Run, SCHEMA, Scenario, Writer};
-use crate::compare::registry::{KNOWN, Known, folders};
+use crate::compare::registry::{Known, folders, known};
 use crate::compare::run::{Contender, Plan, Runner};
 use crate::compare::scenario::Effort;
 use crate::compare::show::table;
@@ -282,14 +282,14 @@ fn contenders(arguments: &Arguments) -> Result<(Vec<Contender>, Vec<EngineRow>),
     let places = folders(here.parent());
     for name in &arguments.engines {
         if Known::find(name).is_none() {
-            let names: Vec<_> = KNOWN.iter().map(|known| known.name).collect();
+            let names: Vec<_> = known().iter().map(|known| known.name.as_str()).collect();
             return Err(Failure::Message(format!("no engine `{name}`; there are {}", names.join(", "))));
         }
     }
     let mut contenders = Vec::new();
     let mut missing = Vec::new();
-    for known in &KNOWN {
-        let asked = arguments.engines.is_empty() || arguments.engines.iter().any(|name| name == known.name);
+    for known in known() {
+        let asked = arguments.engines.is_empty() || arguments.engines.contains(&known.name);
         if !(known.is_ours() || asked && !arguments.itself) {
             continue;
         }
@@ -297,7 +297,7 @@ fn contenders(arguments: &Arguments) -> Result<(Vec<Contender>, Vec<EngineRow>),
         match known.installed(&places) {
             Some(program) => {
                 let command = EngineCommand { program, arguments };
-                contenders.push(Contender { name: known.name.to_owned(), command });
+                contenders.push(Contender { name: known.name.clone(), command });
             }
             None if known.is_ours() => {
                 return Err(Failure::Message(format!(
@@ -306,7 +306,7 @@ fn contenders(arguments: &Arguments) -> Result<(Vec<Contender>, Vec<EngineRow>),
                 )));
             }
             None => missing.push(EngineRow {
-                name: known.name.to_owned(),
+                name: known.name.clone(),
                 hello: None,
                 command: Vec::new(),
                 program_sha256: None,

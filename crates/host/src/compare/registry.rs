@@ -1,85 +1,80 @@
 //! The engines that can be compared: their programs, and what getting one costs.
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
-/// An engine that this project has an adapter for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use serde::Deserialize;
+
+/// An engine that this project has an adapter for, in one of its forms.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
-    /// Its name in commands and records.
-    pub name: &'static str,
+    /// Its name in commands and records: that of its folder, with `-cuda` behind it where the same folder is built in
+    /// another form for GPUs.
+    pub name: String,
     /// Its program.
     pub program: &'static str,
     /// Arguments that make the program speak a session.
     pub arguments: &'static [&'static str],
-    /// Command that builds it; empty for what is built with this program.
-    pub build: &'static str,
+    /// Command that builds it.
+    pub build: String,
     /// About how long that takes on two cores.
     pub minutes: u32,
     /// About how much it downloads and builds.
     pub mib: u32,
 }
 
+/// What of `engines.json` matters here; `cargo xtask engines` reads the rest.
+#[derive(Deserialize)]
+struct Listed {
+    name: &'static str,
+    program: &'static str,
+    cuda_program: Option<&'static str>,
+    minutes: u32,
+    mib: u32,
+}
+
 /// All of them, ours first.
-pub const KNOWN: [Known; 6] = [
-    Known {
-        name: "barelm",
-        program: "lm-rs-bench",
-        arguments: &["--session"],
-        build: "cargo build --release",
-        minutes: 2,
-        mib: 200,
-    },
-    Known {
-        name: "llama-cpp",
-        program: "llama-cpp-bench",
-        arguments: &[],
-        build: "cargo xtask engines build llama-cpp",
-        minutes: 6,
-        mib: 600,
-    },
-    Known {
-        name: "candle",
-        program: "candle-bench",
-        arguments: &[],
-        build: "cargo xtask engines build candle",
-        minutes: 3,
-        mib: 700,
-    },
-    Known {
-        name: "mistralrs-wheel",
-        program: "mistral-rs-wheel-bench",
-        arguments: &[],
-        build: "cargo xtask engines build mistralrs-wheel",
-        minutes: 1,
-        mib: 80,
-    },
-    Known {
-        name: "pytorch",
-        program: "pytorch-bench",
-        arguments: &[],
-        build: "cargo xtask engines build pytorch",
-        minutes: 4,
-        mib: 2000,
-    },
-    Known {
-        name: "openai",
-        program: "openai-bench",
-        arguments: &[],
-        build: "cargo xtask engines build openai",
-        minutes: 1,
-        mib: 20,
-    },
-];
+pub fn known() -> &'static [Known] {
+    static KNOWN: LazyLock<Vec<Known>> = LazyLock::new(|| {
+        let listed: Vec<Listed> = serde_json::from_str(include_str!("../../engines/engines.json"))
+            .expect("a test reads the list that is compiled in");
+        let ours = Known {
+            name: OURS.into(),
+            program: "lm-rs-bench",
+            arguments: &["--session"],
+            build: "cargo build --release".into(),
+            minutes: 2,
+            mib: 200,
+        };
+        let forms = listed.iter().flat_map(|engine| {
+            let form = |program, behind: &str, option: &str| Known {
+                name: format!("{}{behind}", engine.name),
+                program,
+                arguments: &[],
+                build: format!("cargo xtask engines build {}{option}", engine.name),
+                minutes: engine.minutes,
+                mib: engine.mib,
+            };
+            let plain = form(engine.program, "", "");
+            [Some(plain), engine.cuda_program.map(|program| form(program, "-cuda", " --cuda"))]
+        });
+        [ours].into_iter().chain(forms.flatten()).collect()
+    });
+    &KNOWN
+}
+
+/// The name of our own.
+const OURS: &str = "barelm";
 
 impl Known {
     /// The engine of this name.
     pub fn find(name: &str) -> Option<&'static Self> {
-        KNOWN.iter().find(|known| known.name == name)
+        known().iter().find(|known| known.name == name)
     }
 
     /// Whether it is ours.
     pub fn is_ours(&self) -> bool {
-        self.name == "barelm"
+        self.name == OURS
     }
 
     /// Its program in the first of `folders` that has it.
@@ -112,13 +107,18 @@ mod tests {
 
     #[test]
     fn names_and_programs_are_different_and_ours_is_first() {
-        assert!(KNOWN[0].is_ours());
-        for (at, known) in KNOWN.iter().enumerate() {
-            assert_eq!(Known::find(known.name), Some(known));
-            assert!(KNOWN[..at].iter().all(|other| other.program != known.program), "{}", known.name);
-            assert!(known.how_to_get().contains(known.build));
+        assert!(known()[0].is_ours());
+        for (at, engine) in known().iter().enumerate() {
+            assert_eq!(Known::find(&engine.name), Some(engine));
+            assert!(known()[..at].iter().all(|other| other.program != engine.program), "{}", engine.name);
+            assert!(engine.how_to_get().contains(&engine.build));
         }
         assert_eq!(Known::find("fly"), None);
+        let cuda = Known::find("candle-cuda").unwrap();
+        assert_eq!(
+            (cuda.program, &*cuda.build),
+            ("candle-cuda-bench", "cargo xtask engines build candle --cuda")
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::Check;
 use crate::cache;
 use crate::compare::found;
 use crate::compare::process::{EngineCommand, Patience, Process, Trouble};
-use crate::compare::registry::{KNOWN, Known};
+use crate::compare::registry::{Known, known};
 use crate::model_file::ModelFile;
 
 /// Where things are looked for.
@@ -42,7 +42,7 @@ pub fn examine(places: &Places, tell: &mut dyn FnMut(Check)) {
     tell(kernels());
     tell(model(&places.cache.join(cache::MODEL_FILE)));
     tell(emulator(&places.programs));
-    for known in &KNOWN {
+    for known in known() {
         tell(engine(known, &places.engines));
     }
     for line in found::elsewhere() {

@@ -20,11 +20,12 @@ const OVERRIDES: [&str; 4] =
 
 /// Builds an engine, copies its program beside ours, and lets it say that it is native.
 pub fn build(engine: &Engine, cuda: bool) -> Result<PathBuf, Failure> {
-    setup::provide(engine.needs)?;
+    setup::provide(&engine.needs.iter().map(|tool| tool.need()).collect::<Vec<_>>())?;
     let program = if cuda { engine.cuda.ok_or("it has no CUDA form")? } else { engine.program };
     let to = super::installed(program);
     if !to.exists() {
-        println!("{}: about {} minutes on two idle cores, once", engine.name, engine.minutes);
+        let (name, minutes, mib) = (engine.name, engine.minutes, engine.mib);
+        println!("{name}: about {minutes} minutes on two idle cores and {mib} MiB, once");
     }
     let begun = Instant::now();
     let bytes = match engine.kind {

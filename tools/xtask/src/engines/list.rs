@@ -8,7 +8,7 @@ use super::{ENGINES, conformance, installed};
 /// A row for each program: what it is, or what to type to get it.
 pub fn table() -> String {
     let mut text = format!("{:<16} {:<24} {:>5}  {}\n", "engine", "program", "min", "state");
-    for engine in &ENGINES {
+    for engine in ENGINES.iter() {
         let forms = [Some((engine.program, "")), engine.cuda.map(|program| (program, " --cuda"))];
         for (program, option) in forms.into_iter().flatten() {
             let path = installed(program);

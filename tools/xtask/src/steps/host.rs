@@ -71,6 +71,11 @@ pub fn steps() -> Vec<Step> {
         cargo.args(["test", "-p", "barelm-host", "--test", "engines"]);
         run.counted(&mut cargo).into()
     }));
+    steps.push(Step::new("engines agree", &[Need::Model], |run: &mut Run| {
+        let built = ENGINES.iter().filter(|engine| engine.in_ci && engine.installed().is_file());
+        let names: Vec<_> = built.map(|engine| engine.name.to_owned()).chain(["barelm".into()]).collect();
+        run.counted(&mut engines::agree(&names)).into()
+    }));
     // It has servers of its own to be tested against: without one, the conformance test leaves it out.
     steps.push(Step::new("engine openai", &[], |run: &mut Run| {
         let engine = Engine::named("openai").expect("it is in the table");

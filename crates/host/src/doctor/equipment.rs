@@ -115,7 +115,7 @@ fn emulator(programs: &[PathBuf]) -> Check {
 
 /// An engine's greeting.
 fn engine(known: &Known, folders: &[PathBuf]) -> Check {
-    let of = known.name;
+    let of = known.name.as_str();
     let Some(program) = known.installed(folders) else {
         return Check::note(of, "not built", known.how_to_get());
     };
@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(emulator(&places).found, "emulator 7");
 
         let candle = Known::find("candle").unwrap();
-        assert!(engine(candle, &places).remedy.contains(candle.build));
+        assert!(engine(candle, &places).remedy.contains(&candle.build));
         let says = |text: &str| {
             written(folder.path(), candle.program, &format!("#!/bin/sh\n{text}\n"));
             engine(candle, &places)

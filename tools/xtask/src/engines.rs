@@ -36,6 +36,9 @@ pub struct Engine {
     /// The program of its CUDA form, where that is another build of the same folder.
     #[serde(default, rename = "cuda_program")]
     pub cuda: Option<&'static str>,
+    /// Whether its only form computes on a GPU.
+    #[serde(default)]
+    gpu: bool,
     /// What its folder holds.
     kind: Kind,
     /// What building it takes beside Rust or Python.
@@ -102,7 +105,7 @@ impl Engine {
 
     /// Where its programs lie once they are built, and which of them computes on a GPU.
     pub fn programs(&self) -> Vec<(PathBuf, bool)> {
-        let forms = [Some((self.program, false)), self.cuda.map(|program| (program, true))];
+        let forms = [Some((self.program, self.gpu)), self.cuda.map(|program| (program, true))];
         forms.into_iter().flatten().map(|(program, cuda)| (installed(program), cuda)).collect()
     }
 

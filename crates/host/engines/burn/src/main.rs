@@ -1,6 +1,6 @@
 //! Burn as an engine: speaks the session that `docs/llm/PROTOCOL.md` describes.
 //!
-//! 1. [`tensors`] is what this version of burn calls its tensors; another version of burn needs another such file, and nothing else.
+//! 1. [`tensors`] is what this version of burn calls its tensors; everything behind it is shared with `burn-cuda`.
 //! 2. [`weights`] reads a model, [`decoder`] computes it, [`engine`] answers with it.
 //! 3. [`ops`] are single operations.
 

@@ -44,7 +44,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     process::run(Toolchain::current().cargo().args(["build", "--release", "--locked", "-p", "barelm-host"]))?;
     let release = crate::target_folder().join("release");
     let mut parts: Vec<Part> = PROGRAMS.iter().map(|program| Part::Program(release.join(program))).collect();
-    for engine in &ENGINES {
+    for engine in ENGINES.iter() {
         if !arguments.engines.is_empty() && !arguments.engines.iter().any(|name| name == engine.name) {
             continue;
         }

@@ -138,6 +138,12 @@ const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "an interrupt controller that is not known",
+        machine: "virt,gic-version=3",
+        texts: &["watchdog: off, no interrupt controller of this machine is known", "8 tokens", "core 1: "],
+        ..PLAIN
+    },
+    Case {
         name: "memory above 4 GiB",
         memory: "6G",
         texts: &["memory: 6442450944 bytes of RAM, 643", "5 x 1 GiB", "8 tokens"],

@@ -97,9 +97,7 @@ impl<'a> View<'a> {
     }
 
     /// A row whose elements lie one after the other.
-    #[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
     #[inline(always)]
-    #[cfg_attr(not(feature = "simd"), allow(dead_code))]
     pub(in crate::llm) fn line(&self, row: usize) -> Option<&'a [f32]> {
         (self.column_step == 1 && self.columns > 0).then(|| &self.data[row * self.row_step..][..self.columns])
     }

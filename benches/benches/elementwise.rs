@@ -33,6 +33,7 @@ fn main() {
                 (Function::Sigmoid, "0.65 to 0.95 GElements/s with rayon, 3 to 5 with SIMD too"),
                 (Function::Tanh, ""),
                 (Function::Gelu, ""),
+                (Function::GeluTanh, ""),
             ] {
                 let case = format!("{} {label}", function.name());
                 one(&settings, &team, &case, Step::Map(function), n, expected);
@@ -53,6 +54,7 @@ enum Step {
 /// What one writes without a library; the platform's functions.
 #[allow(clippy::disallowed_methods, reason = "what is compared with")]
 fn plain(step: Step, x: f32, bias: f32, up: f32) -> f32 {
+    let cubic = |x: f32| std::f32::consts::FRAC_2_PI.sqrt() * (x + 0.044715 * x * x * x);
     let normal = |x: f32| 0.5 * x * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2));
     match step {
         Step::Map(Function::Relu) => x.max(0.0),
@@ -60,6 +62,7 @@ fn plain(step: Step, x: f32, bias: f32, up: f32) -> f32 {
         Step::Map(Function::Sigmoid) => 1.0 / (1.0 + (-x).exp()),
         Step::Map(Function::Tanh) => x.tanh(),
         Step::Map(Function::Gelu) => normal(x),
+        Step::Map(Function::GeluTanh) => 0.5 * x * (1.0 + cubic(x).tanh()),
         Step::Biased => normal(x + bias),
         Step::SiluMul => x / (1.0 + (-x).exp()) * up,
         Step::Map(_) => x,
@@ -81,7 +84,7 @@ fn one(settings: &Settings, team: &ThreadTeam, case: &str, step: Step, n: usize,
     }
     let operations = Operations::best();
     let x = Lines::of(&wave(n, 1).iter().map(|x| 8.0 * x).collect::<Vec<f32>>());
-    let (up, bias) = (if operands == 3 { wave(n, 2) } else { Vec::new() }, wave(768, 3));
+    let (up, bias) = (Lines::of(&wave(if operands == 3 { n } else { 0 }, 2)), Lines::of(&wave(768, 3)));
     let out = RefCell::new(Lines::of(&vec![0.0; n]));
     let (x, up, bias, out) = (&x[..], &up[..], &bias[..], &out);
     let value = move |i: usize| plain(step, x[i], bias[i % 768], up.get(i).copied().unwrap_or(0.0));

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use barelm::llm::operations::Operations;
-use barelm::llm::pool::Team;
+use barelm::llm::pool::{Solo, Team};
 use barelm::llm::shared::Shared;
 use barelm_benches::contest::{Contender, Of, Settings, Task, copy_rate, run};
 use barelm_benches::{Lines, peers, wave};
@@ -54,7 +54,7 @@ fn one(settings: &Settings, team: &ThreadTeam, norm: Norm, rows: usize, n: usize
         return;
     }
     let operations = Operations::best();
-    let (x, weight, bias) = (Lines::of(&wave(rows * n, 1)), wave(n, 2), wave(n, 3));
+    let [x, weight, bias] = [(rows * n, 1), (n, 2), (n, 3)].map(|(len, seed)| Lines::of(&wave(len, seed)));
     let out = RefCell::new(Lines::of(&vec![0.0; rows * n]));
     let (x, weight, bias, out) = (&x[..], &weight[..], &bias[..], &out);
     let name = match norm {
@@ -66,8 +66,7 @@ fn one(settings: &Settings, team: &ThreadTeam, norm: Norm, rows: usize, n: usize
         match norm {
             Norm::Layer => operations.layer_norm(team, x, weight, bias, 1e-5, out),
             Norm::Rms => operations.rms_norm(team, x, weight, 1e-5, out),
-            // In place, so what it works on is the result of the call before: of the same size, and still a row of numbers.
-            Norm::Softmax => operations.softmax(team, out, n, 1.0),
+            Norm::Softmax => return softmax(operations, team, x, n, out),
         }
         .expect("whole rows");
     })];
@@ -100,6 +99,22 @@ fn one(settings: &Settings, team: &ThreadTeam, norm: Norm, rows: usize, n: usize
     }
     let mut copy = || copy_rate(operations, team, x, &mut out.borrow_mut());
     run(settings, &task, contenders, Some(("the fastest copy", Of::Bytes, &mut copy)));
+}
+
+/// Softmax of the rows of `x`, of which ours works in place: each row is copied first, and is near when it is worked on.
+fn softmax(operations: &Operations, team: &ThreadTeam, x: &[f32], n: usize, out: &mut [f32]) {
+    let out = Shared::new(out);
+    team.run(&|member| {
+        let some = |(): &mut (), rows: std::ops::Range<usize>| {
+            for row in rows {
+                // SAFETY: what members claim does not overlap.
+                let out = unsafe { out.write(row * n..(row + 1) * n) };
+                out.copy_from_slice(&x[row * n..(row + 1) * n]);
+                operations.softmax(&Solo, out, n, 1.0).expect("a whole row");
+            }
+        };
+        member.step(x.len() / n, || (), some);
+    });
 }
 
 /// Mean, then variance, then the result, with 64 sums side by side so that a compiler may keep them in registers.

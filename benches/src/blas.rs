@@ -96,7 +96,7 @@ impl Blas {
         };
         let library = load("BARELM_MKL", names).ok_or_else(|| {
             install(["apt install intel-mkl", "none for this system", "vcpkg install intel-mkl"])
-                + ", or pip install mkl, and BARELM_MKL=its libmkl_rt"
+                + ", or pip install mkl in a virtual environment that is active, or BARELM_MKL=its libmkl_rt"
         })?;
         // SAFETY: these are the functions' C declarations in MKL's headers.
         unsafe {
@@ -155,9 +155,13 @@ unsafe fn functions(library: &Library, set_threads: &[u8]) -> Result<(Sgemm, Set
 /// The library at the path that a variable holds, or under one of its usual names.
 fn load(variable: &str, names: &[&str]) -> Option<Library> {
     let told = std::env::var(variable).ok().filter(|path| !path.is_empty());
-    told.iter()
-        .map(String::as_str)
-        .chain(names.iter().copied())
+    // Python's package of MKL puts it here.
+    let environment = std::env::var("VIRTUAL_ENV").ok().filter(|path| !path.is_empty());
+    let inside =
+        environment.iter().flat_map(|path| names.iter().map(move |name| format!("{path}/lib/{name}")));
+    told.into_iter()
+        .chain(names.iter().map(|&name| name.to_owned()))
+        .chain(inside)
         // SAFETY: a BLAS library's initialisation only looks at the processor and its variables.
         .find_map(|name| unsafe { Library::new(name) }.ok())
 }
@@ -175,14 +179,14 @@ fn install([linux, mac, windows]: [&str; 3]) -> String {
 pub struct Openblas;
 
 impl Openblas {
-    /// Runs this program again with the core type that is fastest here, and ends with its status; returns in that
-    /// second process, or where there is no OpenBLAS. The speeds tried are printed.
+    /// Runs this program again with the core type that is fastest here, and with threads of OpenBLAS and MKL that sleep when they have
+    /// nothing to do; ends with its status, and returns in that second process. The speeds tried are printed.
     pub fn best_core_type() {
         if std::env::var_os(PROBE).is_some() {
             probe();
             std::process::exit(0);
         }
-        if std::env::var_os(CHOSEN).is_some() || Blas::openblas().is_err() {
+        if std::env::var_os(CHOSEN).is_some() {
             return;
         }
         let Ok(own) = std::env::current_exe() else { return };
@@ -212,7 +216,7 @@ impl Openblas {
 fn command(own: &std::path::Path, core_type: &str) -> Command {
     let mut command = Command::new(own);
     // Threads that wait sleep soon, as those of the other contenders do.
-    command.env("OPENBLAS_THREAD_TIMEOUT", "4");
+    command.env("OPENBLAS_THREAD_TIMEOUT", "4").env("KMP_BLOCKTIME", "0");
     if core_type.is_empty() {
         command.env_remove("OPENBLAS_CORETYPE");
     } else {

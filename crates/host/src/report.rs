@@ -5,6 +5,7 @@
 //! 3. [`chart`] and [`bars`] draw.
 //! 4. [`cost`] divides prices by tokens.
 //! 5. [`difference`] puts two records side by side.
+//! 6. [`tensors`] is the report of the benches of tensor operations.
 
 pub mod bars;
 pub mod chart;
@@ -13,3 +14,4 @@ pub mod cost;
 pub mod difference;
 pub mod findings;
 pub mod page;
+pub mod tensors;

@@ -11,12 +11,14 @@ use crate::output_file::OutputFile;
 use crate::report::bars::{self, Bar};
 use crate::report::contents::{Record, page, verify};
 use crate::report::cost::Prices;
-use crate::report::difference;
+use crate::report::page::Page;
+use crate::report::{difference, tensors};
 
 /// Arguments of `barelm report`.
 #[derive(Args, Debug)]
 pub struct Arguments {
-    /// The record, a file of JSON lines that `barelm compare` wrote; with a second one, what became faster and what slower.
+    /// The record, a file of JSON lines that `barelm compare` wrote, or a bench of tensor operations; with a second one of the former,
+    /// what became faster and what slower.
     #[arg(required = true, num_args = 1..=2, value_name = "RECORD")]
     pub records: Vec<PathBuf>,
     /// Only compute every figure again from the samples, and fail where the record says another.
@@ -41,6 +43,20 @@ pub struct Arguments {
 
 /// Writes what is asked for.
 pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
+    if let [path] = &arguments.records[..] {
+        let text = std::fs::read_to_string(path).map_err(|error| Failure::because(path.display(), error))?;
+        // What is wrong with a record of a comparison is said below.
+        if let Some(page) = tensors::page(&text).or_else(|why| {
+            let suite = text.lines().next().is_some_and(|line| line.contains("\"case\""));
+            if suite { Err(Failure::because(path.display(), why)) } else { Ok(None) }
+        })? {
+            if arguments.verify || arguments.svg.is_some() {
+                let why = "a record of a bench has no samples to verify or to draw".to_owned();
+                return Err(Failure::because(path.display(), why));
+            }
+            return write_page(arguments, &page, out);
+        }
+    }
     let rows: Vec<Vec<Row>> =
         arguments.records.iter().map(|path| record::read(path)).collect::<Result<_, _>>()?;
     let mut records = Vec::new();
@@ -56,6 +72,18 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         [only, ..] => page(only, &prices),
         [] => unreachable!("one record is required"),
     };
+    if let Some(path) = &arguments.svg {
+        let last = records.last().expect("one record is required");
+        let svg = picture(last).ok_or_else(|| {
+            Failure::Message("the record has no single requests, so there is nothing to draw".into())
+        })?;
+        write(path, &svg)?;
+    }
+    write_page(arguments, &page, out)
+}
+
+/// Writes a page in every form that is asked for; to `out` where none is.
+fn write_page(arguments: &Arguments, page: &Page, out: &mut dyn Write) -> Result<(), Failure> {
     if let Some(path) = &arguments.html {
         write(path, &page.html())?;
     }
@@ -67,13 +95,6 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         for (name, text) in page.csv() {
             write(&folder.join(name), &text)?;
         }
-    }
-    if let Some(path) = &arguments.svg {
-        let last = records.last().expect("one record is required");
-        let svg = picture(last).ok_or_else(|| {
-            Failure::Message("the record has no single requests, so there is nothing to draw".into())
-        })?;
-        write(path, &svg)?;
     }
     if [&arguments.html, &arguments.markdown, &arguments.csv, &arguments.svg]
         .iter()

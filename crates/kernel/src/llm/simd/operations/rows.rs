@@ -129,7 +129,8 @@ pub(in crate::llm::simd) fn rms_norm<S: Registers<N>, const N: usize>(
         // There is no row behind the last.
         let next = rows.next().unwrap_or_default();
         let (here, alone) = beside(next);
-        let mut row = Scaled { x, weight, scale, next: Dot::new(s, here, here) };
+        let ahead = n + if here.is_empty() { 0 } else { AHEAD };
+        let mut row = Scaled { x, weight, scale, ahead, next: Dot::new(s, here, here) };
         write(s, out, past, &mut row);
         let sum = if alone.is_empty() { row.next.result(s) } else { dot(s, alone, alone) };
         (x, scale) = (next, narrow::rms_scale(sum, n, eps));
@@ -143,14 +144,15 @@ struct Scaled<'a, R, const N: usize> {
     x: &'a [f32],
     weight: &'a [f32],
     scale: f32,
+    /// How far ahead is what nobody reads yet.
+    ahead: usize,
     next: Dot<'a, R, N>,
 }
 
 impl<S: Registers<N>, const N: usize> Values<S, N> for Scaled<'_, S::R, N> {
     #[inline(always)]
     fn values(&self, s: S, at: usize, count: usize) -> [S::R; N] {
-        // The next row is being read already.
-        s.ask(self.x.as_ptr().wrapping_add(at + self.weight.len() + AHEAD));
+        s.ask(self.x.as_ptr().wrapping_add(at + self.ahead));
         let (mut x, w) = (load::<S, N>(s, &self.x[at..at + count]), load(s, &self.weight[at..at + count]));
         for i in 0..N {
             x[i] = s.mul(s.mul(x[i], s.splat(self.scale)), w[i]);
@@ -186,10 +188,11 @@ pub(in crate::llm::simd) fn layer_norm<S: Registers<N>, const N: usize>(
         let next = rows.next().unwrap_or_default();
         let scale = 1.0 / math::sqrt(variance + eps);
         let (here, alone) = beside(next);
-        let mut row = Centered { x, weight, bias, mean, scale, next: Moments::new(s, here) };
+        let ahead = n + if here.is_empty() { 0 } else { AHEAD };
+        let mut row = Centered { x, weight, bias, mean, scale, ahead, next: Moments::new(s, here) };
         write(s, out, past, &mut row);
-        let rest = if alone.is_empty() { row.next } else { Moments::new(s, alone) };
-        (x, moments) = (next, rest.result(s));
+        moments = if alone.is_empty() { row.next.result(s) } else { Moments::new(s, alone).result(s) };
+        x = next;
     }
     if past {
         s.settle();
@@ -243,14 +246,15 @@ struct Centered<'a, R, const N: usize> {
     bias: &'a [f32],
     mean: f32,
     scale: f32,
+    /// How far ahead is what nobody reads yet.
+    ahead: usize,
     next: Moments<'a, R, N>,
 }
 
 impl<S: Registers<N>, const N: usize> Values<S, N> for Centered<'_, S::R, N> {
     #[inline(always)]
     fn values(&self, s: S, at: usize, count: usize) -> [S::R; N] {
-        // The next row is being read already.
-        s.ask(self.x.as_ptr().wrapping_add(at + self.weight.len() + AHEAD));
+        s.ask(self.x.as_ptr().wrapping_add(at + self.ahead));
         let mut x = load::<S, N>(s, &self.x[at..at + count]);
         let (w, b) = (load(s, &self.weight[at..at + count]), load(s, &self.bias[at..at + count]));
         for i in 0..N {

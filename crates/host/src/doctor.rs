@@ -1,8 +1,8 @@
 //! `barelm doctor`: whether this machine and what is installed on it are fit for good figures, and what to do if not.
 //!
 //! 1. [`Check`] is one finding: fine, worth knowing, or a fault, each with what to do about it.
-//! 2. [`system`] looks at the machine as Linux describes it: processors, memory, neighbors, counters, GPU.
-//! 3. [`equipment`] looks at what is ours and what engines there are; [`examine`] does all of it.
+//! 2. `system` looks at the machine as Linux describes it: processors, memory, neighbors, counters, GPU.
+//! 3. `equipment` looks at what is ours and what engines there are; [`examine`] does all of it.
 
 mod equipment;
 mod system;

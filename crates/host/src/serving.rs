@@ -16,7 +16,7 @@
 //!
 //! let file = ModelFile::open("model.gguf".as_ref())?;
 //! let gguf = file.parse()?;
-//! let arguments = SessionArguments { batch: 64, ..SessionArguments::default() };
+//! let arguments = SessionArguments { batch: Some(64), ..SessionArguments::default() };
 //! let (commands, incoming) = mpsc::channel();
 //! let reader = std::thread::spawn(move || {
 //!     let sampler = SamplerConfig::default();

@@ -59,8 +59,26 @@ fn command(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// A short comparison with engines given as `NAME=MODE…`.
+/// A short comparison with engines given as `NAME=MODE…`. One that others on this machine disturbed is run again, twice at most:
+/// times and clocks are looked at to a percent.
 fn compare(fakes: &[&str], arguments: &[&str]) -> Run {
+    let disturbed = |run: &Run| {
+        let again =
+            |row: &Row| matches!(row, Row::Visit(visit) if visit.attempt > 0 && visit.contended.is_some());
+        run.rows.iter().any(again)
+    };
+    let mut run = compare_once(fakes, arguments);
+    for _ in 0..2 {
+        if !disturbed(&run) {
+            break;
+        }
+        run = compare_once(fakes, arguments);
+    }
+    run
+}
+
+/// See [`compare`].
+fn compare_once(fakes: &[&str], arguments: &[&str]) -> Run {
     let folder = tempfile::tempdir().expect("a folder");
     let program = folder.path().join("fake-engine");
     std::fs::copy(fake(), &program).expect("it can be copied");

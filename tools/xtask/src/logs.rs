@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
+#[cfg(feature = "defmt")]
 use defmt_decoder::{DecodeError, Frame, Table};
 
 use crate::boot_words::BootWords;
@@ -37,6 +38,7 @@ pub struct Decoded {
 }
 
 /// Decodes the records of `elf`'s image.
+#[cfg(feature = "defmt")]
 pub fn decode(elf: &Path, records: &[u8]) -> Result<Decoded, Failure> {
     let told = |error: &dyn std::fmt::Display| format!("{}: {error}", elf.display());
     let bytes = std::fs::read(elf).map_err(|error| told(&error))?;
@@ -55,7 +57,17 @@ pub fn decode(elf: &Path, records: &[u8]) -> Result<Decoded, Failure> {
     }
 }
 
+/// Says how to get a driver that can.
+#[cfg(not(feature = "defmt"))]
+pub fn decode(elf: &Path, _: &[u8]) -> Result<Decoded, Failure> {
+    Err(format!(
+        "{}: this driver was built without feature `defmt`; `cargo xtask` builds it with it",
+        elf.display()
+    ))
+}
+
 /// A record as a line.
+#[cfg(feature = "defmt")]
 fn line(frame: &Frame<'_>) -> String {
     let time = frame.display_timestamp().map(|time| time.to_string()).unwrap_or_default();
     let level = frame.level().map_or("print", |level| level.as_str());

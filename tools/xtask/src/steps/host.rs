@@ -10,7 +10,7 @@ use crate::toolchain::{BARE_METAL, Toolchain};
 const CARGO_STEPS: [(&str, &[&str]); 5] = [
     ("formatting", &["fmt", "--all", "--check"]),
     ("lints", &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"]),
-    ("tests", &["test", "--workspace"]),
+    ("tests", &["test", "--workspace", "--no-fail-fast"]),
     (
         "tests without simd",
         &["test", "-p", "barelm", "--no-default-features", "--features", "llm-transformer"],
@@ -53,7 +53,8 @@ pub fn steps() -> Vec<Step> {
     steps.push(Step::new("tests with the model", &[Need::Model], |run: &mut Run| {
         let mut cargo = Toolchain::current().cargo();
         cargo.env("BARELM_MODEL", model::path());
-        cargo.args(["test", "--release", "-p", "barelm", "-p", "barelm-host", "--", "--include-ignored"]);
+        cargo.args(["test", "--release", "--no-fail-fast", "-p", "barelm", "-p", "barelm-host"]);
+        cargo.args(["--", "--include-ignored"]);
         // These have a step of their own.
         cargo.args(["--skip", super::boards::REAL_TREES]);
         run.counted(&mut cargo).into()

@@ -8,7 +8,6 @@ mod equipment;
 mod system;
 
 use std::fmt;
-use std::path::Path;
 
 use serde::Serialize;
 
@@ -71,6 +70,6 @@ impl fmt::Display for Check {
 
 /// Makes all checks; each is handed to `tell` as soon as it is made. Takes some seconds, more with engines that are slow to start.
 pub fn examine(places: &Places, tell: &mut dyn FnMut(Check)) {
-    system::examine(Path::new("/"), tell);
+    system::examine(tell);
     equipment::examine(places, tell);
 }

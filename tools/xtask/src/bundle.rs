@@ -8,11 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::Args;
-use sha2::{Digest, Sha256};
 
-use crate::engines::{self, ENGINES, write_program};
+use crate::engines::{self, ENGINES};
 use crate::toolchain::Toolchain;
-use crate::{Failure, process};
+use crate::{Failure, files, process};
 
 /// What the archive unpacks to.
 const NAME: &str = "barelm-bundle";
@@ -111,20 +110,18 @@ fn pack(
                     copy_sources(&engines.join(needed), &work.join("engines").join(needed))?;
                 }
                 let text = python_launcher(folder, *cuda);
-                write_program(&bin.join(launcher.file_name().unwrap_or_default()), &text)?;
+                files::write_program(&bin.join(launcher.file_name().unwrap_or_default()), &text)?;
             }
         }
     }
-    write_program(&work.join("run.sh"), SCRIPT)?;
-    let mut files = Vec::new();
-    list(work, Path::new(""), &mut files)?;
+    files::write_program(&work.join("run.sh"), SCRIPT)?;
     let mut sums = String::new();
     let mut sizes = Vec::new();
-    for file in &files {
-        let bytes = std::fs::read(work.join(file)).map_err(|error| told(&work.join(file), error))?;
-        let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        sums += &format!("{hash}  {}\n", file.display());
-        sizes.push((file.display().to_string(), bytes.len() as u64));
+    for file in files::below(work, &|_| true)? {
+        let bytes = std::fs::read(&file).map_err(|error| told(&file, error))?;
+        let name = file.strip_prefix(work).unwrap_or(&file).display().to_string();
+        sums += &format!("{}  {name}\n", files::sha256(&bytes));
+        sizes.push((name, bytes.len() as u64));
     }
     let sums_file = work.join("SHA256SUMS");
     std::fs::write(&sums_file, sums).map_err(|error| told(&sums_file, error))?;
@@ -190,24 +187,6 @@ fn python_launcher(folder: &str, cuda: bool) -> String {
     )
 }
 
-/// Files below `folder`, by their paths in it, in order.
-fn list(root: &Path, folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Failure> {
-    let here = root.join(folder);
-    let told = |error: std::io::Error| format!("{}: {error}", here.display());
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(&here).map_err(told)? {
-        names.push(folder.join(entry.map_err(told)?.file_name()));
-    }
-    names.sort();
-    for name in names {
-        match root.join(&name).is_dir() {
-            true => list(root, &name, files)?,
-            false => files.push(name),
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,7 +209,7 @@ mod tests {
         fn new() -> Self {
             let case = Case { folder: tempfile::tempdir().unwrap() };
             for program in ["barelm", "x-cuda-bench"] {
-                write_program(&case.path(program), NOTES).unwrap();
+                files::write_program(&case.path(program), NOTES).unwrap();
             }
             std::fs::create_dir_all(case.path("engines/py/__pycache__")).unwrap();
             std::fs::create_dir_all(case.path("engines/protocol/python")).unwrap();

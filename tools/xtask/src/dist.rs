@@ -2,12 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
 use crate::packages::Tool;
 use crate::setup::{self, Need};
 use crate::toolchain::{LINUX, Toolchain};
-use crate::{Failure, process};
+use crate::{Failure, files, process};
 
 /// Linux on one architecture, two ways.
 #[derive(Clone, Copy, Debug)]
@@ -42,10 +40,9 @@ pub fn run() -> Result<(), Failure> {
     for platform in [AARCH64, X86_64] {
         for file in build(platform)? {
             let bytes = read(&file)?;
-            let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
             let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
             println!("{} ({} bytes)", file.display(), bytes.len());
-            sums += &format!("{hash}  {name}\n");
+            sums += &format!("{}  {name}\n", files::sha256(&bytes));
         }
     }
     let file = folder().join("SHA256SUMS");

@@ -23,7 +23,6 @@ use crate::toolchain::Toolchain;
 use crate::{Failure, model, process};
 
 pub use build::{build, command};
-pub use python::write_program;
 
 /// An engine of another project: an object of `crates/host/engines/engines.json`, which `barelm compare` reads too.
 #[derive(Debug, Deserialize)]

@@ -15,6 +15,7 @@
 //! 9. [`trace`] makes a file for a trace viewer of what the image recorded.
 //! 10. [`logs`] decodes what it logs.
 //! 11. [`steps`] is everything CI runs.
+//! 12. [`process`] and [`files`] are what all of them use.
 
 mod boards;
 mod boot_words;
@@ -28,6 +29,7 @@ mod elf;
 mod engines;
 mod example;
 mod figures;
+mod files;
 mod gate;
 mod guest;
 mod image;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use crate::{Failure, process, progress};
+use crate::{Failure, files, process, progress};
 
 #[path = "../../../crates/host/src/cache.rs"]
 mod cache;
@@ -59,7 +59,7 @@ pub fn sha256(stream: &mut impl Read) -> io::Result<String> {
     let mut buffer = vec![0; 1 << 16];
     loop {
         match stream.read(&mut buffer)? {
-            0 => return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            0 => return Ok(files::hex(hash)),
             length => hash.update(&buffer[..length]),
         }
     }

@@ -1,6 +1,5 @@
-//! The machine, as Linux describes it in its files below a root, and as it measures.
+//! The machine, as Linux describes it in its files, and as it measures.
 
-use std::path::Path;
 use std::time::Duration;
 
 use super::Check;
@@ -14,15 +13,15 @@ const WATCHED: Duration = Duration::from_millis(500);
 /// Memory below which the smaller models of a comparison do not fit (SmolLM2-135M in F32, twice).
 const COMFORTABLE: u64 = 2 << 30;
 
-/// All checks of the machine. `root` is `/` but in tests.
-pub fn examine(root: &Path, tell: &mut dyn FnMut(Check)) {
-    let file = |path: &str| std::fs::read_to_string(root.join(path)).unwrap_or_default();
-    tell(cores(default_threads(), machine::affinity().len(), &file("sys/fs/cgroup/cpu.max")));
-    if let Some(check) = governor(file("sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").trim()) {
+/// All checks of the machine.
+pub fn examine(tell: &mut dyn FnMut(Check)) {
+    let file = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    tell(cores(default_threads(), machine::affinity().len(), &file("/sys/fs/cgroup/cpu.max")));
+    if let Some(check) = governor(file("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").trim()) {
         tell(check);
     }
     tell(memory(crate::commands::setup::available_memory(), machine::memory()));
-    tell(large_pages(&file("sys/kernel/mm/transparent_hugepage/enabled")));
+    tell(large_pages(&file("/sys/kernel/mm/transparent_hugepage/enabled")));
     let watch = Watch::begin(std::iter::empty());
     std::thread::sleep(WATCHED);
     tell(neighbors(watch.end()));
@@ -158,7 +157,7 @@ mod tests {
     #[test]
     fn every_check_of_this_machine_has_an_end() {
         let mut checks = Vec::new();
-        examine(Path::new("/"), &mut |check| checks.push(check));
+        examine(&mut |check| checks.push(check));
         for of in ["processors", "memory", "large pages", "neighbors", "limits", "energy", "GPU"] {
             let check = checks.iter().find(|check| check.of == of).expect(of);
             assert!(!check.found.is_empty() && check.verdict != Verdict::Fault, "{check}");

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::{ENGINES, Engine};
 use crate::toolchain::Toolchain;
-use crate::{Failure, process};
+use crate::{Failure, files, process};
 
 /// The records, an object a line.
 fn file() -> PathBuf {
@@ -98,41 +98,33 @@ pub fn conform<'e>(engines: impl Iterator<Item = &'e Engine>) -> Result<(), Fail
 
 /// Of names and contents of everything the engine is made of, but not of what is only written about it.
 fn hash(engine: &Engine) -> Result<String, Failure> {
-    let mut files = Vec::new();
-    collect(&engine.folder(), &mut files)?;
+    let mut files = kept(&engine.folder())?;
     for folder in &engine.shared {
-        collect(&crate::root().join(folder), &mut files)?;
+        files.extend(kept(&crate::root().join(folder))?);
     }
     hash_of(&crate::root(), files)
 }
 
-fn hash_of(root: &Path, mut files: Vec<PathBuf>) -> Result<String, Failure> {
-    files.sort();
+fn hash_of(root: &Path, mut paths: Vec<PathBuf>) -> Result<String, Failure> {
+    paths.sort();
     let mut all = Sha256::new();
-    for file in files {
-        let bytes = std::fs::read(&file).map_err(|error| format!("{}: {error}", file.display()))?;
-        let name = file.strip_prefix(root).unwrap_or(&file).to_string_lossy().into_owned();
+    for path in paths {
+        let bytes = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
         all.update(format!("{name} {}\n", bytes.len()));
         all.update(bytes);
     }
-    Ok(all.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(files::hex(all))
 }
 
 /// The files below `folder` that git would keep, notes left out.
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Failure> {
-    let told = |error: std::io::Error| format!("{}: {error}", folder.display());
-    for entry in std::fs::read_dir(folder).map_err(told)? {
-        let path = entry.map_err(told)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if path.is_dir() {
-            if name != "target" && name != "__pycache__" {
-                collect(&path, files)?;
-            }
-        } else if !name.ends_with(".md") && !name.ends_with('~') {
-            files.push(path);
-        }
-    }
-    Ok(())
+fn kept(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let mut all = files::below(folder, &|name| name != "target" && name != "__pycache__")?;
+    all.retain(|path| {
+        let name = path.to_string_lossy();
+        !name.ends_with(".md") && !name.ends_with('~')
+    });
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -162,11 +154,7 @@ mod tests {
         std::fs::create_dir(root.join("src")).unwrap();
         std::fs::write(root.join("src/main.rs"), "a").unwrap();
         std::fs::write(root.join("Cargo.lock"), "b").unwrap();
-        let hash = || {
-            let mut files = Vec::new();
-            collect(root, &mut files).unwrap();
-            hash_of(root, files).unwrap()
-        };
+        let hash = || hash_of(root, kept(root).unwrap()).unwrap();
         let first = hash();
         std::fs::write(root.join("README.md"), "words").unwrap();
         std::fs::write(root.join("target/release/engine"), "built").unwrap();

@@ -6,7 +6,7 @@ use std::process::Command;
 use sha2::{Digest, Sha256};
 
 use super::Engine;
-use crate::{Failure, process};
+use crate::{Failure, files, process};
 
 /// Installs the packages of an engine if they are not there, and writes its launcher; gives the size of the environment.
 pub fn install(engine: &Engine, cuda: bool, launcher: &Path) -> Result<u64, Failure> {
@@ -43,7 +43,7 @@ pub fn install(engine: &Engine, cuda: bool, launcher: &Path) -> Result<u64, Fail
         process::run(Command::new(home.join("bin/python")).arg(&stubs).arg(packages.trim()).arg(libraries))?;
     }
     let text = script(&home, libraries.as_deref(), &folder.join("adapter.py"), cuda);
-    write_program(launcher, &text)?;
+    files::write_program(launcher, &text)?;
     size(&home)
 }
 
@@ -53,7 +53,7 @@ fn stamp(lists: &[PathBuf]) -> Result<String, Failure> {
     for list in lists {
         all.update(std::fs::read(list).map_err(|error| format!("{}: {error}", list.display()))?);
     }
-    Ok(all.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(files::hex(all))
 }
 
 /// The launcher. The adapter finds our tokenizer as the program `barelm` beside it.
@@ -69,33 +69,13 @@ fn script(home: &Path, libraries: Option<&Path>, adapter: &Path, cuda: bool) -> 
     text
 }
 
-/// Writes a file that can be started.
-pub fn write_program(file: &Path, text: &str) -> Result<(), Failure> {
-    let told = |error: std::io::Error| format!("{}: {error}", file.display());
-    std::fs::create_dir_all(file.parent().unwrap_or(Path::new("."))).map_err(told)?;
-    std::fs::write(file, text).map_err(told)?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(file, PermissionsExt::from_mode(0o755)).map_err(told)?;
-    }
-    Ok(())
-}
-
 /// Bytes of all files below a folder.
 fn size(folder: &Path) -> Result<u64, Failure> {
-    let told = |error: std::io::Error| format!("{}: {error}", folder.display());
-    let mut bytes = 0;
-    for entry in std::fs::read_dir(folder).map_err(told)? {
-        let entry = entry.map_err(told)?;
-        let kind = entry.file_type().map_err(told)?;
-        if kind.is_dir() {
-            bytes += size(&entry.path())?;
-        } else if kind.is_file() {
-            bytes += entry.metadata().map_err(told)?.len();
-        }
-    }
-    Ok(bytes)
+    let length = |file: PathBuf| {
+        let metadata = std::fs::metadata(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+        Ok(metadata.len())
+    };
+    files::below(folder, &|_| true)?.into_iter().map(length).sum()
 }
 
 #[cfg(test)]
@@ -107,10 +87,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let home = folder.path().join("it's here");
         std::fs::create_dir_all(home.join("bin")).unwrap();
-        write_program(&home.join("bin/python"), "#!/bin/sh\necho \"$LD_LIBRARY_PATH|$BARELM|$*\"\n").unwrap();
+        files::write_program(&home.join("bin/python"), "#!/bin/sh\necho \"$LD_LIBRARY_PATH|$BARELM|$*\"\n")
+            .unwrap();
         let launcher = folder.path().join("engine-bench");
         let text = script(&home, Some(Path::new("/stubs")), Path::new("/adapter.py"), true);
-        write_program(&launcher, &text).unwrap();
+        files::write_program(&launcher, &text).unwrap();
         let said = process::read(Command::new(&launcher).env_remove("BARELM").arg("--attention")).unwrap();
         let barelm = folder.path().join("barelm");
         assert_eq!(said, format!("/stubs|{}|-u /adapter.py --device cuda --attention\n", barelm.display()));

@@ -1,5 +1,5 @@
 //! Figures of whole boots, counted to the last digit like the micro-cases and kept beside them: instructions to the
-//! first line, to the first token and for a token after it, memory beside the plan, and the image's size.
+//! first line, to the first token and for a token of a prompt or after it, memory beside the plan, and the image's size.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,6 +18,12 @@ const EMBEDDED: &str = "crates/kernel/assets/tiny.gguf";
 pub const MOST_IMAGE_BYTES: u64 = 900 << 10;
 /// Most bytes of the small image without its model.
 pub const MOST_SMALL_BYTES: u64 = 400 << 10;
+
+/// A prompt of [`PROMPT_TOKENS`] tokens of SmolLM2.
+const PROMPT: &str = "The old man went down to the sea and took a small boat out on the water to look for \
+    a big fish that he had seen the day before the storm";
+/// A word each.
+const PROMPT_TOKENS: u64 = 32;
 
 /// Bytes of the image less the model in it.
 pub fn image_bytes(image: &Image) -> Result<u64, Failure> {
@@ -38,10 +44,16 @@ pub fn count() -> Result<Counts, Failure> {
     figures.insert("each_token/embedded".to_string(), small.each_token);
     if model::cached() {
         let file = quantized()?;
-        for cpu in ["cortex-a53", "cortex-a76"] {
+        for cpu in ["cortex-a53", "cortex-a76", "max"] {
             let words = "suite=off exact=1 raw=1 prompt=The tokens=5";
             let large = boot(&image.raw, cpu, Some(file.clone()), words)?;
             figures.insert(format!("each_token/smollm2-q4_0-{cpu}"), large.each_token);
+            let words = format!("suite=off exact=1 raw=1 prompt={} tokens=2", PROMPT.replace(' ', "%20"));
+            let long = boot(&image.raw, cpu, Some(file.clone()), &words)?;
+            if long.prompt != PROMPT_TOKENS {
+                return Err(format!("{} tokens of the prompt, {PROMPT_TOKENS} were meant", long.prompt));
+            }
+            figures.insert(format!("each_prompt_token/smollm2-q4_0-{cpu}"), long.each_prompt_token);
         }
     }
     Ok(figures)
@@ -66,6 +78,9 @@ struct Said {
     first_line: u64,
     first_token: u64,
     each_token: u64,
+    /// Tokens of the prompt.
+    prompt: u64,
+    each_prompt_token: u64,
     /// Bytes of the heap besides the session's memory.
     besides: u64,
 }
@@ -99,12 +114,17 @@ fn read(console: &str) -> Result<Said, Failure> {
         words.map(|word| word.parse::<u64>().map_err(|error| format!("{word}: {error}"))).collect()
     };
     let entry = numbers("instructions from entry: ")?;
-    let tokens = numbers("instructions for each of ")?;
+    let prompt = numbers("instructions for each of a prompt's ")?;
+    let tokens = numbers("instructions for each of the ")?;
     let memory = numbers("memory for the session: ")?;
-    let ([first_line, first_token], [_, each_token], [taken, planned, used, besides]) =
-        (&entry[..], &tokens[..], &memory[..])
+    let (
+        [first_line, first_token],
+        [prompt, each_prompt_token],
+        [_, each_token],
+        [taken, planned, used, besides],
+    ) = (&entry[..], &prompt[..], &tokens[..], &memory[..])
     else {
-        return Err(format!("lines with other numbers: {entry:?}, {tokens:?}, {memory:?}"));
+        return Err(format!("lines with other numbers: {entry:?}, {prompt:?}, {tokens:?}, {memory:?}"));
     };
     if taken != planned || used > planned {
         return Err(format!("the session takes {taken} bytes and uses {used}, and {planned} are planned"));
@@ -113,6 +133,8 @@ fn read(console: &str) -> Result<Said, Failure> {
         first_line: *first_line,
         first_token: *first_token,
         each_token: *each_token,
+        prompt: *prompt,
+        each_prompt_token: *each_prompt_token,
         besides: *besides,
     })
 }
@@ -122,13 +144,20 @@ mod tests {
     use super::*;
 
     const CONSOLE: &str = "instructions from entry: 1696907 to the first line, 521112186 to the first token\n\
-        instructions for each of 7 tokens behind the first: 679121\n\
+        instructions for each of a prompt's 5 tokens: 701022\n\
+        instructions for each of the 7 tokens behind the first: 679121\n\
         memory for the session: 476288 bytes taken, 476288 planned, 476180 in use; 70000 bytes of the heap besides\n";
 
     #[test]
     fn figures_are_read_from_the_console() {
-        let said =
-            Said { first_line: 1_696_907, first_token: 521_112_186, each_token: 679_121, besides: 70_000 };
+        let said = Said {
+            first_line: 1_696_907,
+            first_token: 521_112_186,
+            each_token: 679_121,
+            prompt: 5,
+            each_prompt_token: 701_022,
+            besides: 70_000,
+        };
         assert_eq!(read(CONSOLE), Ok(said));
     }
 

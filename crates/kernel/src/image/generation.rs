@@ -213,6 +213,7 @@ impl Speaker<'_> {
         let vocab_size = self.loaded.model.shape().vocab_size;
         let mut sampler = Sampler::try_new(sampler, vocab_size).map_err(|e| e.to_string())?;
         let config = GenerateConfig { max_tokens: tokens, ignore_stop: false };
+        let begun = self.clock.counters().instructions.ok();
         let start = self.clock.now();
         let mut first_s = None;
         let (mut entry, mut counted) = (None, None);
@@ -247,8 +248,11 @@ impl Speaker<'_> {
         if let Some([banner, first]) = entry {
             line!("instructions from entry: {banner} to the first line, {first} to the first token");
         }
+        if let (Some((begun, (first, _))), ids @ 1..) = (begun.zip(counted), prompt.len() as u64) {
+            line!("instructions for each of a prompt's {ids} tokens: {}", (first - begun) / ids);
+        }
         if let (Some((first, last)), later @ 1..) = (counted, generated.tokens.saturating_sub(1) as u64) {
-            line!("instructions for each of {later} tokens behind the first: {}", (last - first) / later);
+            line!("instructions for each of the {later} tokens behind the first: {}", (last - first) / later);
         }
         Ok(generated)
     }

@@ -110,7 +110,9 @@ type Matmul = unsafe fn(GgmlType, &[u8], usize, &Activations<'_>, &mut [f32]);
 #[derive(Clone, Copy)]
 struct Packing {
     rows: usize,
-    pack: fn(GgmlType, usize, &[u8], &mut [u8]),
+    pack: fn(GgmlType, usize, &[u8], &mut [u8], u32),
+    /// The bits of a type's words that are flipped, for other signs than the file's.
+    turned: fn(GgmlType) -> u32,
     matmul: Matmul,
 }
 
@@ -207,7 +209,7 @@ impl Kernels {
         assert_eq!(weights.len() % row_bytes, 0, "whole rows of {row_bytes} bytes");
         assert_eq!(weights.len(), out.len());
         match &self.packing {
-            Some(packing) => (packing.pack)(ty, row_bytes, weights, out),
+            Some(packing) => (packing.pack)(ty, row_bytes, weights, out, (packing.turned)(ty)),
             None => out.copy_from_slice(weights),
         }
     }
@@ -244,6 +246,23 @@ impl Kernels {
         assert_eq!(ty.row_bytes(out.len()), Some(bytes.len()), "{} values of {}", out.len(), ty.name());
         // SAFETY: the CPU has this table's instructions; the sizes were just asserted.
         unsafe { (self.dequantize)(ty, bytes, out) }
+    }
+
+    /// Expands row `row` of a whole group of [`Self::packed_rows`] in this table's own layout, with the bits of
+    /// [`Self::dequantize`] of that row as it lay in the file.
+    pub fn dequantize_packed(&self, ty: GgmlType, group: &[u8], row: usize, out: &mut [f32]) {
+        let Some(packing) = &self.packing else { return self.dequantize(ty, group, out) };
+        let row_bytes = ty.row_bytes(out.len()).expect("whole blocks of a row");
+        assert_eq!(group.len(), packing.rows * row_bytes, "a group of {} rows", packing.rows);
+        assert!(row < packing.rows);
+        // A block is 210 bytes at most; of small ones several are taken together.
+        let mut bytes = [0; 256];
+        let blocks = bytes.len() / ty.block_bytes();
+        for (part, out) in out.chunks_mut(blocks * ty.block_len()).enumerate() {
+            let bytes = &mut bytes[..out.len() / ty.block_len() * ty.block_bytes()];
+            packed::unpack_row(ty, packing.rows, (packing.turned)(ty), group, row, part * blocks, bytes);
+            self.dequantize(ty, bytes, out);
+        }
     }
 
     /// Dot product: 16 virtual lanes by fma, added up by a fixed tree.

@@ -76,6 +76,16 @@ impl<'a> Matrix<'a> {
         self.row_bytes
     }
 
+    /// Expands row `row` to f32, `[k]`; `kernels` are those that the matrix is packed for, if it is.
+    pub fn dequantize_row(&self, kernels: &Kernels, row: usize, out: &mut [f32]) {
+        let first = row / self.group * self.group;
+        let group = first..first + self.group;
+        if self.group == 1 || group.end > self.rows {
+            return kernels.dequantize(self.ty, self.row_data(row..row + 1), out);
+        }
+        kernels.dequantize_packed(self.ty, self.row_data(group), row - first, out);
+    }
+
     /// Multiplies the rows `share` with every position of `x`, a tile of rows at a time.
     ///
     /// `store(rows, products)` receives each finished tile as `[positions × rows]`. `tile` is scratch of at least

@@ -87,7 +87,7 @@ impl<'a> Model<'a> {
     }
 
     /// The same model with its matrices in the layout of `kernels`, written to `memory` of
-    /// [`Self::packed_bytes`] bytes; embedding rows are still read from the file.
+    /// [`Self::packed_bytes`] bytes; rows of an embedding that is not the head are still read from the file.
     ///
     /// If `kernels` work on the file's layout, nothing is copied but norms, and `memory` may be empty.
     ///
@@ -107,8 +107,8 @@ impl<'a> Model<'a> {
     /// [`Self::packed`] by all members of `team`, with every matrix checked for scales that are not finite as
     /// [`LoadConfig::check_weights`](super::LoadConfig::check_weights) does: both in one read of the file.
     ///
-    /// `done` hears of bytes of the file that have been packed. It may give their memory back, as long as reading
-    /// them would bring them back: embedding rows of a tied head are among them.
+    /// `done` hears of bytes of the file that have been packed. Nothing reads them again, so that it may give their
+    /// memory back.
     ///
     /// # Errors
     /// By how much `memory` is too small, or the first matrix of the file's order that is damaged.
@@ -219,11 +219,13 @@ impl<'a> Model<'a> {
             up: next(),
             down: next(),
         });
+        let layers = layers.collect();
+        let head = next();
         Ok(Model {
             shape: self.shape,
-            embedding: self.embedding,
-            layers: layers.collect(),
-            head: next(),
+            layers,
+            embedding: if self.tied { head } else { self.embedding },
+            head,
             output_norm: self.output_norm.clone(),
             rope_frequencies: self.rope_frequencies.clone(),
             ..*self

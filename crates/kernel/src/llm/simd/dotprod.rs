@@ -12,7 +12,7 @@
 
 use super::neon::packed::{Unpacked, load_x, packed_products, pair, xsum};
 use super::neon::panels::{self, Panels};
-use super::packed::pack_turned;
+use super::packed::pack;
 use super::product::{Q4_0, Q4_1, Q4_K, Q5_1, Q5_K, Q6_K, Q8_0};
 use super::{Activations, Allowed, Kernels, Packing, neon};
 use crate::llm::quant::GgmlType;
@@ -24,7 +24,7 @@ mod tile;
 /// NEON's table with other products.
 pub(super) static TABLE: Kernels = Kernels {
     name: "dotprod",
-    packing: Some(Packing { rows: 8, pack, matmul: matmul::<tile::Dot> }),
+    packing: Some(Packing { rows: 8, pack: pack::<8>, turned: signed_nibbles, matmul: matmul::<tile::Dot> }),
     ..neon::TABLE
 };
 
@@ -50,9 +50,9 @@ pub(super) fn detected() -> bool {
     ALLOWED.is_allowed()
 }
 
-pub(super) fn pack(ty: GgmlType, row_bytes: usize, weights: &[u8], out: &mut [u8]) {
-    let turned = if ty == GgmlType::Q4_0 { 0x8888_8888 } else { 0 };
-    pack_turned::<8>(ty, row_bytes, weights, out, turned);
+/// The bits turned in each word: those that make nibbles signed when they are taken from the upper half of a byte.
+pub(super) fn signed_nibbles(ty: GgmlType) -> u32 {
+    if ty == GgmlType::Q4_0 { 0x8888_8888 } else { 0 }
 }
 
 packed_products! { "neon,dotprod", integer_sum, true, 4 positions a tile }

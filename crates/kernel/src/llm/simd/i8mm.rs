@@ -5,6 +5,7 @@
 //! whose packed layout and single positions this table shares: one packed model is good for both. Rows come in pairs as a
 //! panel is stored, by `st2`, which is no instruction more.
 
+use super::packed::pack;
 use super::{Allowed, Kernels, Packing, dotprod};
 
 mod tile;
@@ -12,7 +13,12 @@ mod tile;
 /// The table of dot products with other products of many positions.
 pub(super) static TABLE: Kernels = Kernels {
     name: "i8mm",
-    packing: Some(Packing { rows: 8, pack: dotprod::pack, matmul: dotprod::matmul::<tile::Squares> }),
+    packing: Some(Packing {
+        rows: 8,
+        pack: pack::<8>,
+        turned: dotprod::signed_nibbles,
+        matmul: dotprod::matmul::<tile::Squares>,
+    }),
     ..dotprod::TABLE
 };
 

@@ -51,14 +51,15 @@ const fn half_bytes(ty: GgmlType) -> core::ops::Range<usize> {
     }
 }
 
-/// Packs whole groups of `R` rows of `row_bytes` bytes and copies the rows that are left.
+/// The bits that x86 tables turn in each word: those that make Q8_0's bytes unsigned.
 #[cfg(target_arch = "x86_64")]
-pub(super) fn pack<const R: usize>(ty: GgmlType, row_bytes: usize, weights: &[u8], out: &mut [u8]) {
-    pack_turned::<R>(ty, row_bytes, weights, out, if ty == GgmlType::Q8_0 { 0x8080_8080 } else { 0 });
+pub(super) fn unsigned_bytes(ty: GgmlType) -> u32 {
+    if ty == GgmlType::Q8_0 { 0x8080_8080 } else { 0 }
 }
 
-/// [`pack`] with the bits `turned` of every word flipped, for tables that want other signs.
-pub(super) fn pack_turned<const R: usize>(
+/// Packs whole groups of `R` rows of `row_bytes` bytes, the bits `turned` of every word flipped, and copies the rows
+/// that are left.
+pub(super) fn pack<const R: usize>(
     ty: GgmlType,
     row_bytes: usize,
     weights: &[u8],
@@ -89,4 +90,33 @@ pub(super) fn pack_turned<const R: usize>(
         }
     }
     packed.into_remainder().copy_from_slice(groups.remainder());
+}
+
+/// The blocks from `first` of row `row`, as many as fill `out`, as they lie in the file: what [`pack`] did to a whole
+/// group of `rows` rows, taken back.
+pub(super) fn unpack_row(
+    ty: GgmlType,
+    rows: usize,
+    turned: u32,
+    group: &[u8],
+    row: usize,
+    first: usize,
+    out: &mut [u8],
+) {
+    let block_bytes = ty.block_bytes();
+    let halves = half_bytes(ty);
+    let packed = group.chunks_exact(rows * block_bytes).skip(first);
+    for (block, packed) in out.chunks_exact_mut(block_bytes).zip(packed) {
+        let (packed_halves, packed_words) = packed.split_at(rows * halves.len());
+        let (values, _) = block[halves.clone()].as_chunks_mut::<2>();
+        for (value, column) in values.iter_mut().zip(packed_halves.chunks_exact(2 * rows)) {
+            value.copy_from_slice(&column[2 * row..2 * row + 2]);
+        }
+        let rest = if halves.start == 0 { &mut block[halves.end..] } else { &mut block[..halves.start] };
+        let (words, _) = rest.as_chunks_mut::<4>();
+        for (word, column) in words.iter_mut().zip(packed_words.chunks_exact(4 * rows)) {
+            let bytes = column[4 * row..].first_chunk().expect("a word of each row");
+            *word = (u32::from_le_bytes(*bytes) ^ turned).to_le_bytes();
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use super::{ActivationBlocks, Activations, Attending, BLOCK, Kernels, KvBlock, available, scalar};
 use crate::llm::quant::GgmlType;
 use crate::llm::random::SplitMix64;
+use crate::llm::tensor::Matrix;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -172,13 +173,19 @@ pub(super) fn matmul_agrees(kernels: &Kernels, ty: GgmlType, size: [usize; 3], w
     same(&expected, &ours) && same(&expected, &of_packed)
 }
 
-/// Whether `kernels` expands `k` weights as the scalar table does.
+/// Whether `kernels` expands rows of `k` weights as the scalar table does, in the file's layout and in its own.
 pub(super) fn dequantize_agrees(kernels: &Kernels, ty: GgmlType, k: usize) -> bool {
-    let bytes = weights(ty, 3, k, Fill::Random, &mut Rng::new(k as u64));
-    let (mut expected, mut ours) = (vec![1.0; 3 * k], vec![2.0; 3 * k]);
+    // A whole group, and a row that is left.
+    let rows = kernels.packed_rows().map_or(3, |rows| rows + 1);
+    let bytes = weights(ty, rows, k, Fill::Random, &mut Rng::new(k as u64));
+    let (mut expected, mut ours) = (vec![1.0; rows * k], vec![2.0; rows * k]);
     scalar().dequantize(ty, &bytes, &mut expected);
     kernels.dequantize(ty, &bytes, &mut ours);
-    same(&expected, &ours)
+    let mut packed = vec![0; bytes.len()];
+    let matrix = Matrix::new(ty, rows, k, &bytes).expect("whole rows").packed(kernels, &mut packed);
+    let mut of_packed = vec![3.0; rows * k];
+    of_packed.chunks_mut(k).enumerate().for_each(|(row, out)| matrix.dequantize_row(kernels, row, out));
+    same(&expected, &ours) && same(&expected, &of_packed)
 }
 
 /// One function's name and whether a table agrees on it at a length.

@@ -18,7 +18,6 @@ use super::{FEW, TILES, rope};
 use crate::llm::kv_cache::{KvCache, Pages};
 use crate::llm::model::{Layer, Model};
 use crate::llm::pool::Member;
-use crate::llm::quant;
 use crate::llm::shared::Shared;
 use crate::llm::simd::{Activations, Kernels};
 use crate::llm::tensor::{Matrix, ROW_TILE};
@@ -96,7 +95,7 @@ impl<'m> Pass<'_, 'm> {
                     let id = rows[index].id as usize;
                     // SAFETY: row `index` is claimed by this member.
                     let stream = unsafe { self.buffers.stream.write(index * dim..(index + 1) * dim) };
-                    quant::dequantize(embedding.ty, embedding.row_data(id..id + 1), stream);
+                    embedding.dequantize_row(self.kernels, id, stream);
                     let at = index * half..(index + 1) * half;
                     // SAFETY: as above.
                     let (cos, sin) =

@@ -4,12 +4,11 @@
 //! between NEON tables is only how such words are multiplied with activations: `packed_products!` makes a table's
 //! products of its `integer_sum`. Two or four positions share one unpacking; a tile's sums stay in registers.
 
-use super::super::packed::{Packed, pack_turned};
+use super::super::packed::{Packed, pack};
 use super::super::product::{F16, F32, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, has_minimum};
 use super::super::{Activations, Packing};
 use super::memory::{load_f32, load_pair, load_pairs, load_u8, store_f32};
 use super::widen;
-use crate::llm::quant::GgmlType;
 use core::arch::aarch64::*;
 
 /// Rows of a group.
@@ -144,11 +143,8 @@ pub(in super::super) use packed_products;
 packed_products! { "neon", integer_sum, false, 2 positions a tile }
 
 /// This layout, for plain NEON: words as they lie in the file.
-pub(super) const PACKING: Packing = Packing { rows: ROWS, pack, matmul: products };
-
-fn pack(ty: GgmlType, row_bytes: usize, weights: &[u8], out: &mut [u8]) {
-    pack_turned::<ROWS>(ty, row_bytes, weights, out, 0);
-}
+pub(super) const PACKING: Packing =
+    Packing { rows: ROWS, pack: pack::<ROWS>, turned: |_| 0, matmul: products };
 
 /// The integer sums of one sub-block with 32 activations, sub-scales included, as floats.
 ///

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::compare::record::{self, Row, Scenario};
+use crate::compare::summary::summarize;
 use crate::failure::Failure;
 use crate::output_file::OutputFile;
 use crate::report::bars::{self, Bar};
@@ -113,7 +114,7 @@ fn verified(arguments: &Arguments, rows: &[Vec<Row>], out: &mut dyn Write) -> Re
             writeln!(out, "{}: {what}", path.display())?;
         }
         if found.is_empty() {
-            let count = rows.iter().filter(|row| matches!(row, Row::Summary(_))).count();
+            let count = summarize(rows).len();
             writeln!(out, "{}: {count} summaries, each as its samples give it", path.display())?;
         }
         wrong += found.len();

@@ -473,7 +473,7 @@ pub struct Distribution {
     pub sd: f64,
     /// Standard deviation as a share of the mean.
     pub cv: f64,
-    /// Bootstrap interval (95 %) of the mean of the rounds' medians.
+    /// Interval (95 %) of the mean of the rounds' medians: Student's t over rounds, and no narrower than a bootstrap within them.
     pub ci95: (f64, f64),
 }
 
@@ -482,7 +482,7 @@ pub struct Distribution {
 pub struct Interval {
     /// The figure.
     pub value: f64,
-    /// Bootstrap interval (95 %) over rounds and the samples in them.
+    /// Interval (95 %): Student's t over rounds, and no narrower than a bootstrap within them.
     pub ci95: (f64, f64),
 }
 
@@ -613,6 +613,11 @@ pub fn differing(rows: &[Row], computed: &[Summary]) -> Vec<String> {
         }
     }
     differing
+}
+
+/// The figures that the record does not have, or has otherwise.
+pub fn stale<'s>(rows: &[Row], computed: &'s [Summary]) -> Vec<&'s Summary> {
+    computed.iter().filter(|summary| carried(rows, summary) != Some(summary)).collect()
 }
 
 /// What a record has samples of and no figures, as after an interruption.

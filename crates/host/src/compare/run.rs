@@ -92,11 +92,40 @@ impl Plan {
     }
 }
 
+/// A round's order: what engines are compared in comes beside each other, in another order each round. Who is first there is
+/// drawn too, and every second round turns the order of the one before around: whatever the place in it does to a figure
+/// cancels over both.
+fn order(groups: &[Vec<Step>], seed: u64, round: usize) -> Vec<&[Step]> {
+    let mut works: Vec<Vec<&[Step]>> = Vec::new();
+    for group in groups {
+        match works.iter_mut().find(|work| group[0].same_work(&work[0][0])) {
+            Some(work) => work.push(group),
+            None => works.push(vec![group]),
+        }
+    }
+    let drawn = |of: usize| seed.wrapping_add(of as u64);
+    let mut order = Vec::new();
+    for at in shuffled(drawn(round), works.len()) {
+        let work = &works[at];
+        let mut engines = shuffled(drawn(1_000_000 * (at + 1) + round / 2), work.len());
+        if round % 2 == 1 {
+            engines.reverse();
+        }
+        order.extend(engines.into_iter().map(|engine| work[engine]));
+    }
+    order
+}
+
 impl Step {
     /// Whether one process can run both: the same load, and the same reading of its largest memory.
     fn fits(&self, other: &Step) -> bool {
+        self.contender == other.contender && self.same_work(other)
+    }
+
+    /// Whether both ask for the same load, of whichever engine.
+    fn same_work(&self, other: &Step) -> bool {
         let (a, b) = (&self.planned.case, &other.planned.case);
-        (self.contender, self.subject) == (other.contender, other.subject)
+        self.subject == other.subject
             && a.threads == b.threads
             && a.scenario == b.scenario
             && (a.scenario == Scenario::Single || (a.context == b.context && a.in_flight == b.in_flight))
@@ -287,12 +316,11 @@ impl<'r> Runner<'r> {
     pub fn rounds(&mut self) -> Result<(), Failure> {
         let groups = self.plan.groups(self.engines.keys().copied());
         for round in 0..self.plan.effort.rounds {
-            let order = shuffled(self.plan.seed.wrapping_add(round as u64), groups.len());
-            for (place, &group) in order.iter().enumerate() {
+            for (place, group) in order(&groups, self.plan.seed, round).into_iter().enumerate() {
                 if self.stopped() {
                     return Ok(());
                 }
-                self.group(&groups[group], round, place)?;
+                self.group(group, round, place)?;
             }
         }
         Ok(())
@@ -587,3 +615,6 @@ fn fail(row: &mut Visit, trouble: &Trouble) {
     };
     row.reason = Some(trouble.to_string());
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,7 +39,7 @@ const RATES: [f64; 5] = [0.5, 1.0, 2.0, 4.0, 8.0];
 impl Effort {
     /// As the document asks for it, or a first look.
     pub fn new(quick: bool) -> Self {
-        Effort { quick, rounds: 3, samples: 100, scale: 1.0, sustained_s: 300.0 }
+        Effort { quick, rounds: 4, samples: 100, scale: 1.0, sustained_s: 300.0 }
     }
 
     /// The cases of a scenario, for a model with room for so many positions.

@@ -1,7 +1,9 @@
 //! Statistics of samples that come in rounds.
 //!
-//! Samples of one round resemble each other more than those of two: the machine drifts. Intervals are therefore drawn in two
-//! steps: rounds with replacement, and within each a bootstrap of its median. Of few rounds they are coarse, and wide.
+//! Samples of one round resemble each other more than those of two: the machine drifts. A figure is therefore taken once in
+//! each round, and the rounds are what an interval (95 %) counts: [`over_rounds`] is Student's t for their mean. Few rounds can
+//! agree by chance, so that an interval is never narrower than what the samples within the rounds leave open: a bootstrap of
+//! their medians.
 
 use barelm::llm::random::SplitMix64;
 
@@ -87,10 +89,49 @@ fn sorted(mut samples: Vec<f64>) -> Vec<f64> {
     samples
 }
 
-/// The middle 95 % of `draws` results.
-fn interval(mut draw: impl FnMut(&mut Draws) -> f64) -> (f64, f64) {
+/// The 97.5 % quantiles of Student's t with 1, 2, … degrees of freedom, as every table of it has them.
+const STUDENT: [f64; 30] = [
+    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604,
+    2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860, 2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555,
+    2.0518, 2.0484, 2.0452, 2.0423,
+];
+
+/// The 97.5 % quantile of Student's t. Beyond the table by Cornish and Fisher's expansion (Abramowitz and Stegun, 26.7.5).
+fn student(degrees: usize) -> f64 {
+    assert!(degrees > 0, "one round has no spread");
+    STUDENT.get(degrees - 1).copied().unwrap_or_else(|| {
+        let (z, n) = (1.959_964_f64, degrees as f64);
+        let z3 = z * z * z;
+        let z5 = z3 * z * z;
+        z + (z3 + z) / (4.0 * n) + (5.0 * z5 + 16.0 * z3 + 3.0 * z) / (96.0 * n * n)
+    })
+}
+
+/// The interval of the mean of what each round gave: mean ± t √(variance / rounds), t with a degree of freedom less than
+/// there are rounds, and on each side at least as far as `within`. Of one round it is `within` alone.
+fn over_rounds(rounds: &[f64], within: (f64, f64)) -> (f64, f64) {
+    let n = rounds.len() as f64;
+    if rounds.len() < 2 {
+        return within;
+    }
+    let mean = rounds.iter().sum::<f64>() / n;
+    let variance = rounds.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / (n - 1.0);
+    let half = student(rounds.len() - 1) * (variance / n).sqrt();
+    ((mean - half).min(within.0), (mean + half).max(within.1))
+}
+
+/// An interval of something that cannot be below zero, as none of `rounds` is.
+fn not_negative(rounds: &[f64], interval: (f64, f64)) -> (f64, f64) {
+    match rounds.iter().all(|x| *x >= 0.0) {
+        true => (interval.0.max(0.0), interval.1),
+        false => interval,
+    }
+}
+
+/// The middle 95 % of so many results of a bootstrap.
+fn interval(count: usize, mut draw: impl FnMut(&mut Draws) -> f64) -> (f64, f64) {
     let mut draws = Draws::new(SEED);
-    let results = sorted((0..DRAWS).map(|_| draw(&mut draws)).collect());
+    let results = sorted((0..count).map(|_| draw(&mut draws)).collect());
     match results.is_empty() {
         true => (f64::NAN, f64::NAN),
         false => (quantile(&results, 0.025), quantile(&results, 0.975)),
@@ -109,13 +150,11 @@ pub fn distribution(rounds: &[Vec<f64>]) -> Option<Distribution> {
     let mean = all.iter().sum::<f64>() / n;
     let squares: f64 = all.iter().map(|x| (x - mean) * (x - mean)).sum();
     let sd = (squares / (n - 1.0).max(1.0)).sqrt();
-    let ci95 = interval(|draws| {
-        let picked = (0..rounds.len()).map(|_| {
-            let round = draws.below(rounds.len());
-            resampled_median(&rounds[round], draws)
-        });
-        picked.sum::<f64>() / rounds.len() as f64
+    let medians: Vec<f64> = rounds.iter().map(|round| quantile(round, 0.5)).collect();
+    let within = interval(DRAWS, |draws| {
+        rounds.iter().map(|round| resampled_median(round, draws)).sum::<f64>() / rounds.len() as f64
     });
+    let ci95 = not_negative(&medians, over_rounds(&medians, within));
     Some(Distribution {
         samples: all.len(),
         mean,
@@ -137,41 +176,41 @@ pub fn figure(rounds: &[f64]) -> Option<Interval> {
     if rounds.is_empty() {
         return None;
     }
-    let mean = |pick: &mut dyn FnMut() -> usize| {
-        (0..rounds.len()).map(|_| rounds[pick()]).sum::<f64>() / rounds.len() as f64
-    };
-    let mut at = 0;
-    let value = mean(&mut || {
-        at += 1;
-        at - 1
-    });
-    Some(Interval { value, ci95: interval(|draws| mean(&mut || draws.below(rounds.len()))) })
+    let value = rounds.iter().sum::<f64>() / rounds.len() as f64;
+    Some(Interval { value, ci95: not_negative(&rounds, over_rounds(&rounds, (value, value))) })
 }
 
 /// How many times as large `above` is as `below`: rounds in pairs, each with its samples. The geometric mean of the rounds'
-/// ratios of medians. `None` where no round has both.
+/// ratios of medians, its interval that of the mean of their logarithms. `None` where no round has both.
 pub fn ratio(above: &[Vec<f64>], below: &[Vec<f64>]) -> Option<Interval> {
+    ratio_by(DRAWS, above, below)
+}
+
+/// [`ratio`] with so many resamplings.
+fn ratio_by(draws: usize, above: &[Vec<f64>], below: &[Vec<f64>]) -> Option<Interval> {
     let pairs: Vec<(Vec<f64>, Vec<f64>)> = above
         .iter()
         .zip(below)
         .map(|(above, below)| (sorted(above.clone()), sorted(below.clone())))
-        .filter(|(above, below)| !above.is_empty() && !below.is_empty())
+        .filter(|pair| {
+            [&pair.0, &pair.1].iter().all(|samples| samples.first().is_some_and(|least| *least > 0.0))
+        })
         .collect();
     if pairs.is_empty() {
         return None;
     }
-    let mean = |logs: f64| libm::exp(logs / pairs.len() as f64);
     let log = |above: f64, below: f64| libm::log(above / below);
-    let value =
-        mean(pairs.iter().map(|(above, below)| log(quantile(above, 0.5), quantile(below, 0.5))).sum());
-    let ci95 = interval(|draws| {
-        let logs = (0..pairs.len()).map(|_| {
-            let (above, below) = &pairs[draws.below(pairs.len())];
-            log(resampled_median(above, draws), resampled_median(below, draws))
-        });
-        mean(logs.sum())
+    let logs: Vec<f64> =
+        pairs.iter().map(|(above, below)| log(quantile(above, 0.5), quantile(below, 0.5))).collect();
+    let mean = |logs: f64| logs / pairs.len() as f64;
+    let within = interval(draws, |draws| {
+        let each = pairs
+            .iter()
+            .map(|(above, below)| log(resampled_median(above, draws), resampled_median(below, draws)));
+        mean(each.sum())
     });
-    Some(Interval { value, ci95 })
+    let (low, high) = over_rounds(&logs, within);
+    Some(Interval { value: libm::exp(mean(logs.iter().sum())), ci95: (libm::exp(low), libm::exp(high)) })
 }
 
 /// The slope of the line through points with the least squares; `None` of fewer than three.
@@ -216,6 +255,71 @@ mod tests {
             covered += usize::from(ci.0 <= 1.0 && 1.0 <= ci.1);
         }
         assert!((178..=200).contains(&covered), "{covered} of 200");
+    }
+
+    #[test]
+    fn quantiles_of_student_are_where_the_area_below_is_97_5_percent() {
+        for degrees in 1..=60 {
+            let n = degrees as f64;
+            let density = |t: f64| libm::pow(1.0 + t * t / n, -(n + 1.0) / 2.0);
+            let scale = libm::exp(libm::lgamma((n + 1.0) / 2.0) - libm::lgamma(n / 2.0))
+                / (n * std::f64::consts::PI).sqrt();
+            // Simpson's rule from 0, where half of the area is.
+            let (top, steps) = (student(degrees), 4000);
+            let step = top / f64::from(steps);
+            let inner: f64 =
+                (1..steps).map(|at| f64::from(2 + 2 * (at % 2)) * density(step * f64::from(at))).sum();
+            let area = 0.5 + scale * step / 3.0 * (density(0.0) + inner + density(top));
+            assert!((area - 0.975).abs() < 1e-5, "{degrees}: {area}");
+        }
+    }
+
+    /// Rounds of two contenders on a machine whose speed wanders from round to round and drifts within each, so that who comes
+    /// second is slower; they begin in turns. The first takes `times` as long. `noise` is that of a request.
+    fn two_contenders(draws: &mut Draws, rounds: usize, times: f64, noise: f64) -> [Vec<Vec<f64>>; 2] {
+        let mut both = [Vec::new(), Vec::new()];
+        let mut machine = 0.0;
+        for round in 0..rounds {
+            machine += 0.1 * draws.normal();
+            let drift = 0.02 + 0.01 * draws.normal();
+            for (contender, rounds) in both.iter_mut().enumerate() {
+                let place = (contender + round) % 2;
+                let visit = machine + drift * place as f64 + 0.02 * draws.normal();
+                let level = libm::exp(visit) * if contender == 0 { times } else { 1.0 };
+                rounds.push((0..12).map(|_| level * (1.0 + noise * draws.normal())).collect());
+            }
+        }
+        both
+    }
+
+    #[test]
+    fn an_interval_of_a_ratio_covers_the_truth_on_a_machine_that_drifts() {
+        for (rounds, noise) in [3, 4, 5, 10].into_iter().flat_map(|rounds| [(rounds, 0.05), (rounds, 0.002)])
+        {
+            let mut covered = 0;
+            for trial in 0..2000 {
+                let mut draws = Draws::new(7_000_000 + trial);
+                let [above, below] = two_contenders(&mut draws, rounds, 1.25, noise);
+                let ci = ratio_by(100, &above, &below).unwrap().ci95;
+                covered += usize::from(ci.0 <= 1.25 && 1.25 <= ci.1);
+            }
+            // Not much above what it says either: an interval that covers everything would tell nothing.
+            assert!((1860..=1980).contains(&covered), "{rounds} rounds, {noise}: {covered} of 2000");
+        }
+    }
+
+    #[test]
+    fn rounds_that_agree_by_chance_do_not_hide_what_their_samples_leave_open() {
+        let round: Vec<f64> = (0..9).map(|at| 0.9 + 0.025 * f64::from(at)).collect();
+        let same = vec![round.clone(); 3];
+        let within = ratio(&same, &same).unwrap();
+        assert!(within.value == 1.0 && within.ci95.0 < 0.98 && within.ci95.1 > 1.02, "{within:?}");
+        // Of figures without samples, and of a single round.
+        assert_eq!(figure(&[5.0]).unwrap().ci95, (5.0, 5.0));
+        let two = figure(&[9.0, 11.0]).unwrap().ci95;
+        assert!(two.0 == 0.0 && (two.1 - 22.7062).abs() < 1e-9, "{two:?}");
+        assert!(figure(&[-1.0, 1.0]).unwrap().ci95.0 < -12.0);
+        assert_eq!(ratio(&[vec![0.0]], &[vec![1.0]]), None);
     }
 
     #[test]

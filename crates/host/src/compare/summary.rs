@@ -287,6 +287,9 @@ impl<'r> Group<'r> {
         if first.engine.batching == barelm_protocol::Batching::Serial && case.in_flight > 1 {
             remarks.push("computes one request after the other: its concurrency is a queue".into());
         }
+        if good.len() == 1 {
+            remarks.push("one round: its intervals hold within it only".into());
+        }
         let varied: usize = good.values().map(|visit| visit.varied).sum();
         if varied > 0 {
             remarks.push(format!("{varied} answers differ from the first to the same prompt"));

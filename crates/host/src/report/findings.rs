@@ -58,12 +58,14 @@ impl Ratio<'_> {
             _ => "tokens a second",
         };
         format!(
-            "{} with {}, {} threads, {}: {what} {} times as good",
+            "{} with {}, {} threads, {}: {what} {} times as good ({} to {})",
             s.engine,
             s.model,
             s.case.threads,
             s.label,
-            short(self.times.value)
+            short(self.times.value),
+            short(self.times.ci95.0),
+            short(self.times.ci95.1)
         )
     }
 }
@@ -88,7 +90,10 @@ pub fn sentences(record: &Record<'_>) -> Vec<String> {
             format!("BareLM is behind in {} of {} ratios; the worst is to {worst}.", behind.len(), all.len())
         }
         (None, Some(nearest)) => {
-            format!("BareLM is behind in none of {} ratios; the nearest is to {nearest}.", all.len())
+            format!(
+                "BareLM is behind in none of {} ratios with the whole interval; the nearest is to {nearest}.",
+                all.len()
+            )
         }
         (None, None) => "Nothing in this record can be compared with BareLM.".into(),
     };

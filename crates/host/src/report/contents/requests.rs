@@ -6,11 +6,11 @@ use crate::report::page::{Cell, Part, Section};
 
 use super::{Record, interval, percent, spread, table, times, who};
 
-/// Where ours is behind, before anything else.
+/// Where ours is behind, before anything else, be it by so little that it cannot be told from equal.
 pub(super) fn losses(record: &Record<'_>) -> Section {
     let mut rows = Vec::new();
     for s in record.summaries.iter().filter(|s| s.reason.is_none()) {
-        for (name, found) in s.ours_times.iter().filter(|(_, found)| found.ci95.1 < 1.0) {
+        for (name, found) in s.ours_times.iter().filter(|(_, found)| found.value < 1.0) {
             let mut row = who(s);
             row.extend([
                 Cell::text(s.case.scenario.name()),
@@ -24,7 +24,7 @@ pub(super) fn losses(record: &Record<'_>) -> Section {
     rows.sort_by(|a, b| a[7].value.partial_cmp(&b[7].value).unwrap_or(std::cmp::Ordering::Equal));
     let compared = record.summaries.iter().any(|s| !s.ours_times.is_empty());
     let none = Part::Text(match compared {
-        true => "In no case is another engine ahead of ours with its whole interval. What could not be compared is under “What was measured, and what was not”.".into(),
+        true => "In no case is another engine ahead of ours. What could not be compared is under “What was measured, and what was not”.".into(),
         false => "No case of this record can be compared: the reasons are under “What was measured, and what was not” and in the remarks.".into(),
     });
     let columns =

@@ -95,7 +95,7 @@ impl Operations {
     ) -> Result<(), OperationError> {
         shape.check([q.len(), k.len(), v.len(), out.len()])?;
         scratch.check(team)?;
-        let (d, tile) = (shape.head_dim, self.product.columns);
+        let (d, tile) = (shape.head_dim, self.queries);
         if shape.heads == 0 || shape.queries == 0 || d == 0 {
             return Ok(());
         }

@@ -1,8 +1,9 @@
 //! Products of matrices.
 //!
-//! The right side is packed, a block of `k` by columns at a time, by the whole team; the left one, where that pays, a block of
-//! rows by `k`, by the member that has claimed them. Sums that go over several blocks of `k` are kept in the result between them,
-//! which changes no bit. So element `(i, j)` is one sum, `fma(a[i][k], b[k][j], sum)` in the order of `k`, from zero.
+//! The right side is packed, a block of `k` by columns at a time, by the whole team; the left one, where its rows are not in one
+//! piece each, a block of rows by `k`, by the member that has claimed them. Sums that go over several blocks of `k` are kept in the
+//! result between them, which changes no bit. So element `(i, j)` is one sum, `fma(a[i][k], b[k][j], sum)` in the order of `k`,
+//! from zero.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -13,15 +14,18 @@ use crate::llm::pool::{Member, Team};
 use crate::llm::shared::Shared;
 use crate::llm::simd::operations::{Block, Left, STEP};
 
-/// Most terms that are packed at a time.
+/// Most terms that are packed at a time where the left side is packed too.
 const TERMS: usize = 256;
 /// Most rows of the left side that are packed at a time: with [`TERMS`], a quarter of a megabyte.
 const ROWS: usize = 240;
-/// Most columns of the right side that are packed at a time: with [`TERMS`], one and a half megabytes.
+/// Most columns of the right side that are packed at a time: with [`TERMS`], one and a half megabytes. Many, so that what the left
+/// side's packing takes is little beside the product.
 const COLUMNS: usize = 1536;
-/// Most columns of a product whose left side is taken where it lies, if its rows are in one piece: packing it takes as long for any
-/// number of columns, but rows that lie a power of two apart crowd each other out of the caches before many columns have passed.
-const LINES: usize = 1024;
+/// Most terms that are packed at a time where the left side is taken where it lies: the result is read and written once for as many.
+const LONG: usize = 1024;
+/// Most elements of the right side that are packed at a time there: half a megabyte, which stays in a core's own cache while all
+/// rows pass by.
+const NEAR: usize = 1 << 17;
 /// Most rows of a tile.
 const TILE_ROWS: usize = 16;
 
@@ -194,8 +198,15 @@ impl Operations {
             member.step(units, || (), zero);
             return;
         }
-        for columns in pieces(b.columns(), COLUMNS, product.columns) {
-            for terms in pieces(b.rows(), TERMS, 1) {
+        let lies = a.line(0).is_some();
+        let (most_terms, most_columns) = if lies {
+            let columns = NEAR / b.rows().clamp(NEAR / COLUMNS, LONG);
+            (LONG, columns / product.columns * product.columns)
+        } else {
+            (TERMS, COLUMNS)
+        };
+        for columns in pieces(b.columns(), most_columns, product.columns) {
+            for terms in pieces(b.rows(), most_terms, 1) {
                 let k = terms.len();
                 // Whole panels of it are packed by one member each.
                 let panels = product.panels(columns.len());
@@ -223,7 +234,7 @@ impl Operations {
                         // SAFETY: rows do not overlap, and these are claimed by this member.
                         let out = unsafe { result.write(elements(&rows, &columns)) };
                         let part = a.part(rows.clone(), terms.clone());
-                        let left = if b.columns() <= LINES && part.line(0).is_some() {
+                        let left = if lies {
                             Left::Lines(part)
                         } else {
                             let left = &mut left[..rows.len().next_multiple_of(product.rows) * k];
@@ -263,7 +274,7 @@ mod tests {
     use super::*;
     use crate::llm::math::fma;
 
-    const SHAPES: [[usize; 3]; 14] = [
+    const SHAPES: [[usize; 3]; 19] = [
         [1, 1, 1],
         [8, 48, 16],
         [7, 47, 5],
@@ -278,6 +289,12 @@ mod tests {
         [490, 17, 9],
         [19, 1090, 70],
         [5, 209, 33],
+        // Several blocks of terms and of columns, where the left side lies; rows that end with short tiles.
+        [11, 150, 1030],
+        [14, 80, 6],
+        [10, 200, 40],
+        [6, 112, 9],
+        [2, 70, 1],
     ];
 
     fn reference(a: View<'_>, b: View<'_>) -> Vec<f32> {

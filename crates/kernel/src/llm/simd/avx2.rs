@@ -35,7 +35,7 @@ vector_table! { "avx2", "avx2,fma,f16c", Avx2, 8 rows a group, packed by PACKING
 packed_products! { "avx2,fma,f16c", Avx2 }
 
 #[cfg(feature = "llm-transformer")]
-super::operations::operations_table! { "avx2", "avx2,fma,f16c", Avx2, tiles of 6 by 1, 4 a time }
+super::operations::operations_table! { "avx2", "avx2,fma,f16c", Avx2, tiles of 6 by 1, 4 by 1 a time }
 
 /// Whether this CPU, and the operating system's saving of registers, have what the table needs.
 #[cfg(feature = "std")]

@@ -35,7 +35,7 @@ vector_table! {
 }
 
 #[cfg(feature = "llm-transformer")]
-super::operations::operations_table! { "avx512", "avx512f,avx512bw,avx512vnni,avx2,fma,f16c", Avx512, tiles of 8 by 3, 8 a time }
+super::operations::operations_table! { "avx512", "avx512f,avx512bw,avx512vnni,avx2,fma,f16c", Avx512, tiles of 6 by 4, 8 by 3 a time }
 
 /// Products of packed weights.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]

@@ -67,15 +67,6 @@ pub(super) trait Registers<const N: usize>: Copy {
     /// Asks for the line at an address that will be read or written; any address does, and nothing happens where it is none.
     #[inline(always)]
     fn ask(self, _at: *const f32) {}
-    /// Sixteen elements of eight rows, turned to columns.
-    #[inline(always)]
-    fn turn(self, rows: [&[f32; LANES]; 8], out: &mut [[f32; 8]; LANES]) {
-        for (k, out) in out.iter_mut().enumerate() {
-            for (out, row) in out.iter_mut().zip(rows) {
-                *out = row[k];
-            }
-        }
-    }
     /// 16 f16 values.
     fn widen(self, x: &[u16; LANES]) -> [Self::R; N];
     /// The nearest f16, ties to even.

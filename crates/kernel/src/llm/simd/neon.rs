@@ -34,7 +34,7 @@ impl Neon {
 vector_table! { "neon", "neon", Neon, 4 rows a group, packed by packed::PACKING }
 
 #[cfg(feature = "llm-transformer")]
-super::operations::operations_table! { "neon", "neon", Neon, tiles of 6 by 1, 4 a time }
+super::operations::operations_table! { "neon", "neon", Neon, tiles of 6 by 1, 4 by 1 a time }
 
 /// Four f16 widened.
 #[inline]

@@ -41,6 +41,8 @@ pub struct Operations {
     pub(in crate::llm) layer_norm: unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32], bool),
     /// A row in place, multiplied first.
     pub(in crate::llm) softmax: unsafe fn(&mut [f32], f32),
+    /// Queries of a tile.
+    pub(in crate::llm) queries: usize,
     /// A tile of queries, scratch of [`Attend::scratch`] floats, result.
     pub(in crate::llm) attend: unsafe fn(&Attend<'_>, &mut [f32], &mut [f32]),
 }
@@ -155,10 +157,10 @@ impl Product {
     }
 }
 
-/// Columns of the next panel where so many are left, in tiles of `tile`. Rather than one of three steps and one of one, whose tiles
-/// have too few sums to hide a multiplication's time, there are two of two.
+/// Columns of the next panel where so many are left, in tiles of `tile`. Rather than one of four steps and one of one, whose tiles
+/// have too few sums to hide a multiplication's time, there are one of three and one of two.
 pub(in crate::llm::simd) fn panel(columns: usize, tile: usize) -> usize {
-    if tile == 3 * STEP && columns.div_ceil(STEP) == 4 { 2 * STEP } else { tile.min(columns) }
+    if tile == 4 * STEP && columns.div_ceil(STEP) == 5 { 3 * STEP } else { tile.min(columns) }
 }
 
 /// The left side of a block.
@@ -226,10 +228,14 @@ impl Operations {
     }
 }
 
-/// The table of an instruction set, whose tiles are of so many rows and steps of columns.
+/// The table of an instruction set, whose tiles of a product are of so many rows and steps of columns, and of attention of so many
+/// keys at a time by steps of queries.
 #[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
 macro_rules! operations_table {
-    ($name:literal, $features:literal, $set:ident, tiles of $rows:literal by $steps:literal, $some:literal a time) => {
+    (
+        $name:literal, $features:literal, $set:ident,
+        tiles of $rows:literal by $steps:literal, $some:literal by $wide:literal a time
+    ) => {
         pub(super) static OPERATIONS: $crate::llm::simd::operations::Operations = {
             use $crate::llm::operations::View;
             use $crate::llm::simd::operations::{
@@ -237,7 +243,7 @@ macro_rules! operations_table {
             };
             #[target_feature(enable = $features)]
             fn pack_left(x: View<'_>, out: &mut [f32]) {
-                product::pack_left::<_, _, $rows>($set::here(), x, out);
+                product::pack_left::<$rows>(x, out);
             }
             #[target_feature(enable = $features)]
             fn pack_right(x: View<'_>, out: &mut [f32]) {
@@ -249,7 +255,7 @@ macro_rules! operations_table {
             }
             #[target_feature(enable = $features)]
             fn attend(x: &Attend<'_>, scratch: &mut [f32], out: &mut [f32]) {
-                attention::attend::<_, _, $some, $steps>($set::here(), x, scratch, out);
+                attention::attend::<_, _, $some, $wide>($set::here(), x, scratch, out);
             }
             $crate::llm::simd::operations::operations_table! { entries $features, $set:
                 elements fn map(function: Function, x: Option<&[f32]>, out: &mut [f32], past: bool);
@@ -272,6 +278,7 @@ macro_rules! operations_table {
                 rms_norm,
                 layer_norm,
                 softmax,
+                queries: $wide * STEP,
                 attend,
             }
         };

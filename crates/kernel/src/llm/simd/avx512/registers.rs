@@ -63,49 +63,6 @@ impl Registers<1> for Avx512 {
 
         fn ask(self, at: *const f32) { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
 
-        // Pairs of rows, then fours, in quarters of registers; then a quarter of the first four and the same of the others
-        // make a column, two to a register.
-        fn turn(self, rows: [&[f32; 16]; 8], out: &mut [[f32; 8]; 16]) {
-            // SAFETY: 64 bytes are readable behind each reference; the loads need no alignment.
-            let r: [__m512; 8] = unsafe {
-                [
-                    _mm512_loadu_ps(rows[0].as_ptr()), _mm512_loadu_ps(rows[1].as_ptr()),
-                    _mm512_loadu_ps(rows[2].as_ptr()), _mm512_loadu_ps(rows[3].as_ptr()),
-                    _mm512_loadu_ps(rows[4].as_ptr()), _mm512_loadu_ps(rows[5].as_ptr()),
-                    _mm512_loadu_ps(rows[6].as_ptr()), _mm512_loadu_ps(rows[7].as_ptr()),
-                ]
-            };
-            // Quarter `q` of the four results holds columns 4q to 4q + 3 of the four rows.
-            #[inline]
-            #[target_feature(enable = "avx512f")]
-            fn fours(a: __m512, b: __m512, c: __m512, d: __m512) -> [__m512; 4] {
-                let (ab, cd) = (_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d));
-                let (ab_high, cd_high) = (_mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d));
-                let pair = |x, y| (_mm512_castps_pd(x), _mm512_castps_pd(y));
-                let ((p, q), (r, s)) = (pair(ab, cd), pair(ab_high, cd_high));
-                [
-                    _mm512_castpd_ps(_mm512_unpacklo_pd(p, q)), _mm512_castpd_ps(_mm512_unpackhi_pd(p, q)),
-                    _mm512_castpd_ps(_mm512_unpacklo_pd(r, s)), _mm512_castpd_ps(_mm512_unpackhi_pd(r, s)),
-                ]
-            }
-            let (low, high) = (fours(r[0], r[1], r[2], r[3]), fours(r[4], r[5], r[6], r[7]));
-            let first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
-            let second = _mm512_setr_epi32(8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
-            for c in 0..4 {
-                // Columns c and c + 4, then c + 8 and c + 12.
-                let near = _mm512_permutex2var_ps(low[c], first, high[c]);
-                let far = _mm512_permutex2var_ps(low[c], second, high[c]);
-                for (at, v) in [(c, near), (c + 8, far)] {
-                    let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v)));
-                    // SAFETY: 32 bytes are writable behind each reference; the stores need no alignment.
-                    unsafe {
-                        _mm256_storeu_ps(out[at].as_mut_ptr(), _mm512_castps512_ps256(v));
-                        _mm256_storeu_ps(out[at + 4].as_mut_ptr(), high);
-                    }
-                }
-            }
-        }
-
         fn widen(self, x: &[u16; 16]) -> [__m512; 1] {
             // SAFETY: 32 bytes are readable behind the reference; the load needs no alignment.
             [_mm512_cvtph_ps(unsafe { _mm256_loadu_si256(x.as_ptr().cast()) })]

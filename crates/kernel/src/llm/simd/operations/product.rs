@@ -9,59 +9,15 @@ use crate::llm::simd::lanes::Registers;
 
 /// Panels of `M` rows, each `[column][M]`, the last one padded with zeros.
 #[inline(always)]
-pub(in crate::llm::simd) fn pack_left<S: Registers<N>, const N: usize, const M: usize>(
-    s: S,
-    x: View<'_>,
-    out: &mut [f32],
-) {
-    if x.columns() == 0 {
-        return;
-    }
+pub(in crate::llm::simd) fn pack_left<const M: usize>(x: View<'_>, out: &mut [f32]) {
     let (out, _) = out.as_chunks_mut::<M>();
-    for (panel, out) in out.chunks_exact_mut(x.columns()).enumerate() {
+    for (panel, out) in out.chunks_exact_mut(x.columns().max(1)).enumerate() {
         let first = panel * M;
         let rows = M.min(x.rows() - first);
-        let lines: Option<[&[f32]; M]> = (rows == M)
-            .then(|| core::array::from_fn(|i| x.line(first + i)))
-            .filter(|lines: &[Option<&[f32]>; M]| lines.iter().all(Option::is_some))
-            .map(|lines| lines.map(|line| line.expect("just seen")));
-        if let Some(lines) = lines {
-            transpose(s, lines, out);
-            continue;
-        }
         for (column, out) in out.iter_mut().enumerate() {
             for (i, out) in out.iter_mut().enumerate() {
                 *out = if i < rows { x.at(first + i, column) } else { 0.0 };
             }
-        }
-    }
-}
-
-/// Whole rows of the same length, turned to columns.
-#[inline(always)]
-fn transpose<S: Registers<N>, const N: usize, const M: usize>(
-    s: S,
-    lines: [&[f32]; M],
-    out: &mut [[f32; M]],
-) {
-    let lines = lines.map(|line| &line[..out.len()]);
-    let mut done = 0;
-    if M == 8 {
-        let (eights, _) = out.as_flattened_mut().as_chunks_mut::<8>();
-        let (steps, _) = eights.as_chunks_mut::<STEP>();
-        for (step, out) in steps.iter_mut().enumerate() {
-            // As many lines as eight: `M` is.
-            let mut rows = [&[0.0; STEP]; 8];
-            for (row, line) in rows.iter_mut().zip(lines) {
-                *row = line[step * STEP..].first_chunk().expect("a whole step");
-            }
-            s.turn(rows, out);
-        }
-        done = steps.len() * STEP;
-    }
-    for (k, out) in out.iter_mut().enumerate().skip(done) {
-        for (out, line) in out.iter_mut().zip(lines) {
-            *out = line[k];
         }
     }
 }
@@ -80,8 +36,8 @@ pub(in crate::llm::simd) fn pack_right<const W: usize>(x: View<'_>, out: &mut [f
         for (row, panel) in panel.chunks_exact_mut(width).enumerate() {
             if let Some(line) = x.line(row) {
                 let line = &line[first..][..columns];
-                match line.as_array::<{ 3 * STEP }>() {
-                    Some(line) if columns == 3 * STEP => panel.copy_from_slice(line),
+                match line.as_array::<{ 4 * STEP }>() {
+                    Some(line) if columns == 4 * STEP => panel.copy_from_slice(line),
                     _ => panel[..columns].copy_from_slice(line),
                 }
             } else {
@@ -95,36 +51,82 @@ pub(in crate::llm::simd) fn pack_right<const W: usize>(x: View<'_>, out: &mut [f
     }
 }
 
-/// All tiles of a block: a panel of the right side stays in a near cache while the left side's pass by.
+/// All tiles of a block.
+///
+/// Where the left side is packed, a panel of the right side stays in a near cache while the left side's pass by; where it lies, a
+/// tile's rows do while panels pass by, since they lie apart.
 #[inline(always)]
 pub(in crate::llm::simd) fn block<S: Registers<N>, const N: usize, const M: usize, const W: usize>(
     s: S,
     x: &Block<'_>,
     out: &mut [f32],
 ) {
-    let mut first = 0;
-    let mut right = x.right;
-    while first < x.columns {
-        let columns = panel(x.columns - first, W * STEP);
-        let (panel, after) = right.split_at(x.k * columns.next_multiple_of(STEP));
-        right = after;
-        let (panel, _) = panel.as_chunks::<STEP>();
-        let strip = Strip { x, panel, first, columns };
-        match columns.div_ceil(STEP) {
-            1 => strip.both::<S, N, M, 1>(s, out),
-            2 => strip.both::<S, N, M, 2>(s, out),
-            _ => strip.both::<S, N, M, W>(s, out),
+    match x.left {
+        Left::Packed(left) => {
+            let (left, _) = left.as_chunks::<M>();
+            for panel in panels(x, W * STEP) {
+                for row in (0..x.rows).step_by(M) {
+                    panel.tile::<S, N, M, W, _>(s, x, row, &left[row / M * x.k..][..x.k], out);
+                }
+            }
         }
-        first += columns;
+        Left::Lines(view) => {
+            let mut row = 0;
+            while row < x.rows {
+                let rest = x.rows - row;
+                if rest <= SHORT || (rest > M && rest <= 2 * SHORT) {
+                    lines::<S, N, SHORT, W>(s, x, view, row, out);
+                    row += SHORT;
+                } else {
+                    lines::<S, N, M, W>(s, x, view, row, out);
+                    row += M;
+                }
+            }
+        }
+    }
+}
+
+/// Rows of a tile where a whole one would be for the most part padding. Two of them take what is one or two rows more than a whole.
+const SHORT: usize = 4;
+
+/// The tiles of some rows where they lie.
+#[inline(always)]
+fn lines<S: Registers<N>, const N: usize, const M: usize, const W: usize>(
+    s: S,
+    x: &Block<'_>,
+    view: View<'_>,
+    row: usize,
+    out: &mut [f32],
+) {
+    // A row that is behind the last is that one again; nobody looks at its sums.
+    let lines: [&[f32]; M] =
+        core::array::from_fn(|i| view.line((row + i).min(x.rows - 1)).expect("rows in one piece"));
+    for panel in panels(x, W * STEP) {
+        panel.tile::<S, N, M, W, _>(s, x, row, lines, out);
     }
 }
 
 /// One panel of the right side.
-struct Strip<'a> {
-    x: &'a Block<'a>,
-    panel: &'a [[f32; STEP]],
+#[derive(Clone, Copy)]
+struct Panel<'a> {
+    right: &'a [[f32; STEP]],
     first: usize,
     columns: usize,
+}
+
+/// A block's panels.
+#[inline(always)]
+fn panels<'a>(x: &Block<'a>, tile: usize) -> impl Iterator<Item = Panel<'a>> {
+    let (mut first, mut right, all, k) = (0, x.right, x.columns, x.k);
+    core::iter::from_fn(move || {
+        (first < all).then(|| {
+            let columns = panel(all - first, tile);
+            let (mine, after) = right.split_at(k * columns.next_multiple_of(STEP));
+            right = after;
+            first += columns;
+            Panel { right: mine.as_chunks().0, first: first - columns, columns }
+        })
+    })
 }
 
 /// The left side of a tile: its rows' elements, one `k` after the other.
@@ -164,70 +166,66 @@ impl<const M: usize> Elements for [&[f32]; M] {
     }
 }
 
-impl Strip<'_> {
+impl Panel<'_> {
+    /// The tile of this panel and some rows, as wide as it needs to be.
     #[inline(always)]
-    fn both<S: Registers<N>, const N: usize, const M: usize, const W: usize>(self, s: S, out: &mut [f32]) {
-        match self.x.left {
-            Left::Packed(left) => {
-                let (left, _) = left.as_chunks::<M>();
-                let k = self.x.k;
-                self.tiles::<S, N, M, W, _>(s, out, |row| &left[row / M * k..][..k]);
-            }
-            Left::Lines(view) => {
-                // A row that is behind the last is that one again; nobody looks at its sums.
-                let line = |row: usize| view.line(row.min(self.x.rows - 1)).expect("rows in one piece");
-                let mut lines = [&[][..]; M];
-                self.tiles::<S, N, M, W, _>(s, out, |row| {
-                    for (i, to) in lines.iter_mut().enumerate() {
-                        *to = line(row + i);
-                    }
-                    lines
-                });
-            }
+    fn tile<S: Registers<N>, const N: usize, const M: usize, const W: usize, L: Elements>(
+        self,
+        s: S,
+        x: &Block<'_>,
+        row: usize,
+        left: L,
+        out: &mut [f32],
+    ) {
+        match self.columns.div_ceil(STEP) {
+            1 => self.steps::<S, N, M, 1, L>(s, x, row, left, out),
+            2 => self.steps::<S, N, M, 2, L>(s, x, row, left, out),
+            3 => self.steps::<S, N, M, 3, L>(s, x, row, left, out),
+            _ => self.steps::<S, N, M, W, L>(s, x, row, left, out),
         }
     }
 
     #[inline(always)]
-    fn tiles<S: Registers<N>, const N: usize, const M: usize, const W: usize, L: Elements>(
+    fn steps<S: Registers<N>, const N: usize, const M: usize, const W: usize, L: Elements>(
         self,
         s: S,
+        x: &Block<'_>,
+        row: usize,
+        left: L,
         out: &mut [f32],
-        mut left: impl FnMut(usize) -> L,
     ) {
-        let Strip { x, panel, first, columns } = self;
-        let (right, _) = panel.as_chunks::<W>();
-        for row in (0..x.rows).step_by(M) {
-            let left = left(row);
-            let rows = M.min(x.rows - row);
-            // The next tile's part of the result, which is far away when its turn comes.
-            for i in 0..M {
-                let line = out.as_ptr().wrapping_add((row + M + i) * x.row_step + first);
-                for w in 0..W {
-                    s.ask(line.wrapping_add(w * STEP));
-                }
+        let Panel { right, first, columns } = self;
+        let (right, _) = right.as_chunks::<W>();
+        let rows = M.min(x.rows - row);
+        // The next tile's part of the result, which is far away when its turn comes.
+        let (next_row, next) =
+            if first + columns < x.columns { (row, first + columns) } else { (row + M, 0) };
+        for i in 0..M {
+            let line = out.as_ptr().wrapping_add((next_row + i) * x.row_step + next);
+            for w in 0..W {
+                s.ask(line.wrapping_add(w * STEP));
             }
-            let mut rest = &mut out[row * x.row_step + first..];
-            if rows == M && columns == W * STEP {
-                let lines: [&mut [[f32; STEP]; W]; M] = core::array::from_fn(|i| {
-                    let step = if i + 1 < M { x.row_step } else { W * STEP };
-                    let (line, after) = core::mem::take(&mut rest).split_at_mut(step);
-                    rest = after;
-                    line.as_chunks_mut().0.first_chunk_mut().expect("a whole tile")
-                });
-                sums::<S, N, M, W, L>(s, left, right, x.first, lines);
-                continue;
+        }
+        let mut rest = &mut out[row * x.row_step + first..];
+        if rows == M && columns == W * STEP {
+            let lines: [&mut [[f32; STEP]; W]; M] = core::array::from_fn(|i| {
+                let step = if i + 1 < M { x.row_step } else { W * STEP };
+                let (line, after) = core::mem::take(&mut rest).split_at_mut(step);
+                rest = after;
+                line.as_chunks_mut().0.first_chunk_mut().expect("a whole tile")
+            });
+            return sums::<S, N, M, W, L>(s, left, right, x.first, lines);
+        }
+        // What is no whole tile is computed in one beside.
+        let mut whole = [[[0.0; STEP]; W]; M];
+        if !x.first {
+            for (i, whole) in whole[..rows].iter_mut().enumerate() {
+                whole.as_flattened_mut()[..columns].copy_from_slice(&rest[i * x.row_step..][..columns]);
             }
-            // What is no whole tile is computed in one beside.
-            let mut whole = [[[0.0; STEP]; W]; M];
-            if !x.first {
-                for (i, whole) in whole[..rows].iter_mut().enumerate() {
-                    whole.as_flattened_mut()[..columns].copy_from_slice(&rest[i * x.row_step..][..columns]);
-                }
-            }
-            sums::<S, N, M, W, L>(s, left, right, x.first, whole.each_mut());
-            for (i, whole) in whole[..rows].iter().enumerate() {
-                rest[i * x.row_step..][..columns].copy_from_slice(&whole.as_flattened()[..columns]);
-            }
+        }
+        sums::<S, N, M, W, L>(s, left, right, x.first, whole.each_mut());
+        for (i, whole) in whole[..rows].iter().enumerate() {
+            rest[i * x.row_step..][..columns].copy_from_slice(&whole.as_flattened()[..columns]);
         }
     }
 }

@@ -13,6 +13,7 @@ const ROWS: usize = 4;
 
 pub(super) static TABLE: Operations = Operations {
     name: "scalar",
+    queries: STEP,
     product: Product { rows: ROWS, columns: STEP, pack_left, pack_right, block },
     map,
     map_biased,

@@ -2,7 +2,7 @@
 //! `cargo bench --bench blas_comparison --features cpu-blas [-- FILTER --rounds N --sample-ms N --records FILE]`.
 //!
 //! All contenders multiply the same operands and are measured in turns; every library's product is compared with ours before it
-//! is timed. With `--features cuda` cuBLAS takes part, with `--features large` products of 2048 and 4096.
+//! is timed. With `--features faer` faer takes part, with `--features cuda` cuBLAS, with `--features large` products of 2048 and 4096.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -114,6 +114,11 @@ fn products(
     }
     contenders
         .push(Contender::new("gemm", move || each(&mut |a, b, out| with_gemm(threads, shape, a, b, out))));
+    #[cfg(feature = "faer")]
+    contenders
+        .push(Contender::new("faer", move || each(&mut |a, b, out| with_faer(threads, shape, a, b, out))));
+    #[cfg(not(feature = "faer"))]
+    contenders.push(Contender::absent("faer", "build with --features faer"));
     #[cfg(feature = "cpu-blas")]
     for (name, library) in libraries() {
         contenders.push(match library {
@@ -189,6 +194,19 @@ fn with_gemm(threads: usize, [m, n, k]: [usize; 3], a: &[f32], b: &[f32], out: &
             parallelism,
         );
     }
+}
+
+#[cfg(feature = "faer")]
+fn with_faer(threads: usize, [m, n, k]: [usize; 3], a: &[f32], b: &[f32], out: &mut [f32]) {
+    use faer::{Accum, MatMut, MatRef, Par};
+    faer::linalg::matmul::matmul(
+        MatMut::from_row_major_slice_mut(out, m, n),
+        Accum::Replace,
+        MatRef::from_row_major_slice(a, m, k),
+        MatRef::from_row_major_slice(b, k, n),
+        1.0,
+        if threads > 1 { Par::rayon(threads) } else { Par::Seq },
+    );
 }
 
 /// What one writes first.

@@ -166,8 +166,9 @@ impl<S: Registers<N>, const N: usize> Values<S, N> for Scaled<'_, S::R, N> {
     }
 }
 
-/// Every row of `x` normalized by its mean and variance, which Welford's algorithm finds in one pass, the next row's while a row is
-/// written, as in [`rms_norm`].
+/// Every row of `x` normalized by its mean and variance, which Welford's algorithm finds in one pass, of the row after the next one while
+/// a row is written, as in [`rms_norm`]. Its lanes are merged a row later, since that takes as long as a third of a row of 768 and, so
+/// long before anyone waits for it, goes on beside what is written.
 #[inline(always)]
 pub(in crate::llm::simd) fn layer_norm<S: Registers<N>, const N: usize>(
     s: S,
@@ -181,18 +182,26 @@ pub(in crate::llm::simd) fn layer_norm<S: Registers<N>, const N: usize>(
     let n = weight.len();
     let mut rows = x.chunks_exact(n);
     let Some(mut x) = rows.next() else { return };
-    let mut moments = Moments::new(s, x).result(s);
+    let (mut mean, mut scale) = Moments::new(s, x).result(s, eps);
+    // There is no row behind the last.
+    let mut next = rows.next().unwrap_or_default();
+    let near = beside(x).1.is_empty();
+    let mut moments = Moments::new(s, if near { next } else { &[] }).through(s);
     for out in out.chunks_exact_mut(n) {
-        let (mean, variance) = moments;
-        // There is no row behind the last.
-        let next = rows.next().unwrap_or_default();
-        let scale = 1.0 / math::sqrt(variance + eps);
-        let (here, alone) = beside(next);
-        let ahead = n + if here.is_empty() { 0 } else { AHEAD };
-        let mut row = Centered { x, weight, bias, mean, scale, ahead, next: Moments::new(s, here) };
-        write(s, out, past, &mut row);
-        moments = if alone.is_empty() { row.next.result(s) } else { Moments::new(s, alone).result(s) };
-        x = next;
+        let after = rows.next().unwrap_or_default();
+        if near {
+            let (next_mean, next_scale) = moments.result(s, eps);
+            let next_moments = Moments::new(s, after);
+            let mut row = Centered { x, weight, bias, mean, scale, ahead: 2 * n + AHEAD, next: next_moments };
+            write(s, out, past, &mut row);
+            moments = row.next.through(s);
+            (mean, scale) = (next_mean, next_scale);
+        } else {
+            let mut row = Centered { x, weight, bias, mean, scale, ahead: n, next: Moments::new(s, &[]) };
+            write(s, out, past, &mut row);
+            (mean, scale) = Moments::new(s, next).result(s, eps);
+        }
+        (x, next) = (next, after);
     }
     if past {
         s.settle();
@@ -232,11 +241,20 @@ impl<'a, R: Copy, const N: usize> Moments<'a, R, N> {
         true
     }
 
-    /// Mean and variance.
+    /// Takes all that are left but for less than 64.
     #[inline(always)]
-    fn result<S: Registers<N, R = R>>(mut self, s: S) -> (f32, f32) {
+    fn through<S: Registers<N, R = R>>(mut self, s: S) -> Self {
         while self.group(s) {}
-        moments_of_lanes(all_lanes(s, self.mean), all_lanes(s, self.m2), self.count, self.x)
+        self
+    }
+
+    /// The mean, and what deviations from it are multiplied with.
+    #[inline(always)]
+    fn result<S: Registers<N, R = R>>(self, s: S, eps: f32) -> (f32, f32) {
+        let row = self.through(s);
+        let (mean, variance) =
+            moments_of_lanes(all_lanes(s, row.mean), all_lanes(s, row.m2), row.count, row.x);
+        (mean, 1.0 / math::sqrt(variance + eps))
     }
 }
 

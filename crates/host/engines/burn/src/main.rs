@@ -12,18 +12,6 @@ mod weights;
 
 use std::process::ExitCode;
 
-const HELP: &str = "Speaks a session of JSON lines on standard input and output: see docs/llm/PROTOCOL.md.";
-
 fn main() -> ExitCode {
-    match std::env::args().nth(1).as_deref() {
-        None => barelm_protocol::serve_standard(&engine::Burn),
-        Some("--help") => {
-            println!("{HELP}");
-            ExitCode::SUCCESS
-        }
-        Some(_) => {
-            eprintln!("burn-bench: {HELP}");
-            ExitCode::FAILURE
-        }
-    }
+    barelm_protocol::serve_plain("burn-bench", &engine::Burn)
 }

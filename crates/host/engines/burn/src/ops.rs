@@ -43,10 +43,7 @@ pub fn answer(op: &Op, device: &Device) -> OpAnswer {
         }
         name => return OpAnswer::NotExpressible(format!("this adapter has no `{name}`")),
     };
-    match timed {
-        Ok((samples_ns, iterations, check)) => OpAnswer::Timed { samples_ns, iterations, check },
-        Err(why) => OpAnswer::Failed(why),
-    }
+    timed.into()
 }
 
 /// Times, calls in a sample, and the checksum of the result.

@@ -127,18 +127,7 @@ impl Candle {
     /// Loads a model and gives it to `work`, with the number of positions of prompts in a pass.
     fn with_sequences(&self, load: &Load, work: &mut dyn FnMut(Loaded<'_>, usize)) -> Result<(), String> {
         let refused = |error: &dyn std::fmt::Display| format!("{}: {error}", load.model.display());
-        if load.context == 0 {
-            return Err("context: at least 1".into());
-        }
-        if !(1..=MAX_SEQUENCES).contains(&load.sequences()) {
-            return Err(format!("max_sequences: from 1 to {MAX_SEQUENCES}"));
-        }
-        if load.kv_type.as_ref().is_some_and(|ty| ty != "f32") {
-            return Err("kv_type: this engine's cache is f32".into());
-        }
-        if load.device.as_ref().is_some_and(|device| device != DEVICE) {
-            return Err(format!("device: this build computes on {DEVICE}"));
-        }
+        load.check(DEVICE, "f32", MAX_SEQUENCES)?;
         let file = File::open(&load.model).map_err(|error| refused(&error))?;
         fixed_threads::fix(load.threads, &Request::Load(load.clone()))?;
         let device = device()?;

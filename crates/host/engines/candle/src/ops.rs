@@ -42,10 +42,7 @@ pub fn answer(op: &Op, device: &Device) -> OpAnswer {
         "q8_0_dequant" => dequant(op, device, GgmlDType::Q8_0),
         name => return OpAnswer::NotExpressible(format!("this adapter has no `{name}`")),
     };
-    match timed {
-        Ok((samples_ns, iterations, check)) => OpAnswer::Timed { samples_ns, iterations, check },
-        Err(why) => OpAnswer::Failed(why),
-    }
+    timed.into()
 }
 
 /// Times, calls in a sample, and the checksum of the result.

@@ -46,6 +46,16 @@ pub enum OpAnswer {
     Failed(String),
 }
 
+/// Times, calls in a sample, and the checksum of the result, or why there is none.
+impl From<Result<(Vec<f64>, u64, f64), String>> for OpAnswer {
+    fn from(timed: Result<(Vec<f64>, u64, f64), String>) -> Self {
+        match timed {
+            Ok((samples_ns, iterations, check)) => Self::Timed { samples_ns, iterations, check },
+            Err(why) => Self::Failed(why),
+        }
+    }
+}
+
 /// A loaded model with one conversation.
 pub trait Engine {
     /// Token ids run below this.

@@ -27,7 +27,7 @@ pub use message::{
     Batching, Done, Expected, Finish, Hello, Load, Loaded, Logits, Op, OpTimes, Reply, Request, Score, Stats,
     Submit,
 };
-pub use serve::{serve, serve_standard};
+pub use serve::{serve, serve_plain, serve_standard};
 
 /// Number of this protocol; it changes with every change that an older reader would misunderstand.
 pub const VERSION: u32 = 2;

@@ -59,6 +59,26 @@ impl Load {
     pub fn sequences(&self) -> usize {
         self.max_sequences.unwrap_or(1)
     }
+
+    /// What an engine with one device, one type of keys and values, and room for so many sequences says of it.
+    ///
+    /// # Errors
+    /// The field that asks for anything else, and what there is.
+    pub fn check(&self, device: &str, kv_type: &str, max_sequences: usize) -> Result<(), String> {
+        if self.context == 0 {
+            return Err("context: at least 1".into());
+        }
+        if !(1..=max_sequences).contains(&self.sequences()) {
+            return Err(format!("max_sequences: from 1 to {max_sequences}"));
+        }
+        if self.kv_type.as_ref().is_some_and(|ty| ty != kv_type) {
+            return Err(format!("kv_type: this engine's cache is {kv_type}"));
+        }
+        if self.device.as_ref().is_some_and(|asked| asked != device) {
+            return Err(format!("device: this engine computes on {device}"));
+        }
+        Ok(())
+    }
 }
 
 /// A prompt to continue.
@@ -449,6 +469,29 @@ mod tests {
         let requests = requests.iter().map(|request| serde_json::to_value(request).unwrap());
         let replies = replies.iter().map(|reply| serde_json::to_value(reply).unwrap());
         names.zip(requests.chain(replies)).collect()
+    }
+
+    #[test]
+    fn a_load_that_asks_for_what_there_is_not_names_the_field() {
+        let load = Load { context: 8, ..Load::default() };
+        let asked = |load: Load| load.check("cpu", "f32", 4);
+        assert_eq!(asked(load.clone()), Ok(()));
+        let all = Load {
+            device: Some("cpu".into()),
+            kv_type: Some("f32".into()),
+            max_sequences: Some(4),
+            ..load.clone()
+        };
+        assert_eq!(asked(all), Ok(()));
+        for (wrong, field) in [
+            (Load { context: 0, ..load.clone() }, "context"),
+            (Load { max_sequences: Some(0), ..load.clone() }, "max_sequences"),
+            (Load { max_sequences: Some(5), ..load.clone() }, "max_sequences"),
+            (Load { kv_type: Some("f16".into()), ..load.clone() }, "kv_type"),
+            (Load { device: Some("cuda".into()), ..load.clone() }, "device"),
+        ] {
+            assert!(asked(wrong).unwrap_err().starts_with(&format!("{field}: ")), "{field}");
+        }
     }
 
     #[test]

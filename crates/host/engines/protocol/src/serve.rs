@@ -18,6 +18,23 @@ pub fn serve_standard(backend: &dyn Backend) -> ExitCode {
     report(backend, serve(backend, io::BufReader::new(io::stdin()), io::stdout().lock()))
 }
 
+/// What a program without arguments but `--help` does: [`serve_standard`].
+pub fn serve_plain(program: &str, backend: &dyn Backend) -> ExitCode {
+    const HELP: &str =
+        "Speaks a session of JSON lines on standard input and output: see docs/llm/PROTOCOL.md.";
+    match std::env::args().nth(1).as_deref() {
+        None => serve_standard(backend),
+        Some("--help") => {
+            println!("{HELP}");
+            ExitCode::SUCCESS
+        }
+        Some(_) => {
+            eprintln!("{program}: {HELP}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// A program's status for what became of its session.
 pub(crate) fn report(backend: &dyn Backend, served: io::Result<()>) -> ExitCode {
     match served {

@@ -203,6 +203,17 @@ fn a_record_shows_the_figures_of_its_samples_and_no_others() {
     let shown = show(&path);
     assert!(!shown.status.success(), "{shown:?}");
     assert!(String::from_utf8_lossy(&shown.stderr).contains("differ"), "{shown:?}");
+    // Figures are appended anew where they are not those of the samples, and nothing is overwritten.
+    let forged = std::fs::read_to_string(&path).expect("it is there");
+    let refreshed = Command::new(env!("CARGO_BIN_EXE_barelm"))
+        .args(["compare", "--refresh", "--from"])
+        .arg(&path)
+        .output()
+        .expect("it runs");
+    let text = String::from_utf8_lossy(&refreshed.stdout).into_owned();
+    assert!(refreshed.status.success() && text.contains("1 of 2 figures were appended"), "{refreshed:?}");
+    assert!(std::fs::read_to_string(&path).expect("it is there").starts_with(&forged));
+    assert!(show(&path).status.success());
     // What is no record is refused.
     std::fs::write(&path, "{}\n").expect("it can be written");
     assert!(!show(&path).status.success());

@@ -47,6 +47,9 @@ pub struct Engine {
     minutes: u32,
     /// About how much that downloads and writes, in MiB.
     mib: u32,
+    /// What building its CUDA form takes, in minutes and MiB, where that is another matter.
+    #[serde(default)]
+    cuda_takes: Option<(u32, u32)>,
     /// Whether every run of CI builds and tests it.
     pub in_ci: bool,
     /// Folders outside its own that it is made of.
@@ -111,6 +114,11 @@ impl Engine {
     /// Whether its adapter is a script of Python.
     pub fn is_python(&self) -> bool {
         self.kind == Kind::Python
+    }
+
+    /// About how many minutes and MiB building it takes.
+    fn takes(&self, cuda: bool) -> (u32, u32) {
+        self.cuda_takes.filter(|_| cuda).unwrap_or((self.minutes, self.mib))
     }
 
     /// Where its program lies once it is built.

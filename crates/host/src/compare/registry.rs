@@ -31,6 +31,7 @@ struct Listed {
     cuda_program: Option<&'static str>,
     minutes: u32,
     mib: u32,
+    cuda_takes: Option<(u32, u32)>,
 }
 
 /// All of them, ours first.
@@ -47,16 +48,18 @@ pub fn known() -> &'static [Known] {
             mib: 200,
         };
         let forms = listed.iter().flat_map(|engine| {
-            let form = |program, behind: &str, option: &str| Known {
+            let form = |program, behind: &str, option: &str, (minutes, mib)| Known {
                 name: format!("{}{behind}", engine.name),
                 program,
                 arguments: &[],
                 build: format!("cargo xtask engines build {}{option}", engine.name),
-                minutes: engine.minutes,
-                mib: engine.mib,
+                minutes,
+                mib,
             };
-            let plain = form(engine.program, "", "");
-            [Some(plain), engine.cuda_program.map(|program| form(program, "-cuda", " --cuda"))]
+            let takes = (engine.minutes, engine.mib);
+            let cuda_takes = engine.cuda_takes.unwrap_or(takes);
+            let plain = form(engine.program, "", "", takes);
+            [Some(plain), engine.cuda_program.map(|program| form(program, "-cuda", " --cuda", cuda_takes))]
         });
         [ours].into_iter().chain(forms.flatten()).collect()
     });

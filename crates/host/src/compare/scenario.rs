@@ -37,9 +37,10 @@ const LONG_OUTPUT: usize = 32;
 const RATES: [f64; 5] = [0.5, 1.0, 2.0, 4.0, 8.0];
 
 impl Effort {
-    /// As the document asks for it, or a first look.
+    /// As the document asks for it, or a first look. In an even number of rounds each engine comes as often before another as behind
+    /// it, and 97.5 % of Student's t lie below 3.2 with four of them; a first look makes do with three, and 4.3.
     pub fn new(quick: bool) -> Self {
-        Effort { quick, rounds: 4, samples: 100, scale: 1.0, sustained_s: 300.0 }
+        Effort { quick, rounds: if quick { 3 } else { 4 }, samples: 100, scale: 1.0, sustained_s: 300.0 }
     }
 
     /// The cases of a scenario, for a model with room for so many positions.

@@ -24,8 +24,8 @@ pub fn build(engine: &Engine, cuda: bool) -> Result<PathBuf, Failure> {
     let program = if cuda { engine.cuda.ok_or("it has no CUDA form")? } else { engine.program };
     let to = super::installed(program);
     if !to.exists() {
-        let (name, minutes, mib) = (engine.name, engine.minutes, engine.mib);
-        println!("{name}: about {minutes} minutes on two idle cores and {mib} MiB, once");
+        let (minutes, mib) = engine.takes(cuda);
+        println!("{}: about {minutes} minutes on two idle cores and {mib} MiB, once", engine.name);
     }
     let begun = Instant::now();
     let bytes = match engine.kind {

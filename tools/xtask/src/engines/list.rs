@@ -9,14 +9,16 @@ use super::{ENGINES, conformance, installed};
 pub fn table() -> String {
     let mut text = format!("{:<16} {:<24} {:>5}  {}\n", "engine", "program", "min", "state");
     for engine in ENGINES.iter() {
-        let forms = [Some((engine.program, "")), engine.cuda.map(|program| (program, " --cuda"))];
-        for (program, option) in forms.into_iter().flatten() {
+        let forms =
+            [Some((engine.program, "", false)), engine.cuda.map(|program| (program, " --cuda", true))];
+        for (program, option, cuda) in forms.into_iter().flatten() {
             let path = installed(program);
             let state = match path.is_file() {
                 true => built(&path),
                 false => format!("not built: cargo xtask engines build {}{option}", engine.name),
             };
-            let _ = writeln!(text, "{:<16} {:<24} {:>5}  {state}", engine.name, program, engine.minutes);
+            let _ =
+                writeln!(text, "{:<16} {:<24} {:>5}  {state}", engine.name, program, engine.takes(cuda).0);
         }
     }
     text.push_str("\nmin: minutes to build on two idle cores\n");

@@ -59,7 +59,7 @@ macro_rules! vector_table {
             scale: f32,
             x: &mut $crate::llm::simd::Attending<'_>,
         ) {
-            use $crate::llm::simd::attention::vector;
+            use $crate::llm::simd::attention::{BLOCK, vector};
             // A function for each number of queries, as for types below.
             #[target_feature(enable = $features)]
             fn tile<const Q: usize>(
@@ -67,18 +67,24 @@ macro_rules! vector_table {
                 scale: f32,
                 x: &mut $crate::llm::simd::Attending<'_>,
                 first: usize,
+                weights: &mut [[f32; BLOCK]; Q],
             ) -> usize {
-                vector::tile::<_, _, Q>($set::here(), block, scale, x, first);
+                vector::tile::<_, _, Q>($set::here(), block, scale, x, first, weights);
                 Q
             }
             let mut first = 0;
+            if x.until.len() >= vector::MOST {
+                let mut weights = [[0.0; BLOCK]; vector::MOST];
+                while x.until.len() - first >= vector::MOST {
+                    first += tile(block, scale, x, first, &mut weights);
+                }
+            }
             while first < x.until.len() {
                 first += match x.until.len() - first {
-                    1 => tile::<1>(block, scale, x, first),
-                    2 => tile::<2>(block, scale, x, first),
-                    3 => tile::<3>(block, scale, x, first),
-                    4 | 5 => tile::<4>(block, scale, x, first),
-                    _ => tile::<{ vector::MOST }>(block, scale, x, first),
+                    1 => tile(block, scale, x, first, &mut [[0.0; BLOCK]; 1]),
+                    2 => tile(block, scale, x, first, &mut [[0.0; BLOCK]; 2]),
+                    3 => tile(block, scale, x, first, &mut [[0.0; BLOCK]; 3]),
+                    _ => tile(block, scale, x, first, &mut [[0.0; BLOCK]; 4]),
                 };
             }
         }

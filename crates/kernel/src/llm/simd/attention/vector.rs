@@ -12,7 +12,7 @@ const LINE: usize = 32;
 /// Most queries of a tile.
 pub(in crate::llm::simd) const MOST: usize = 6;
 
-/// Queries `first..first + Q`.
+/// Queries `first..first + Q`. `weights` is scratch.
 #[inline(always)]
 pub(in crate::llm::simd) fn tile<S: Registers<N>, const N: usize, const Q: usize>(
     s: S,
@@ -20,12 +20,12 @@ pub(in crate::llm::simd) fn tile<S: Registers<N>, const N: usize, const Q: usize
     scale: f32,
     x: &mut Attending<'_>,
     first: usize,
+    weights: &mut [[f32; BLOCK]; Q],
 ) {
     let head_dim = block.head_dim;
     let until: [usize; Q] = *x.until[first..].first_chunk().expect("as many queries");
     let q: [&[f32]; Q] = core::array::from_fn(|i| &x.q[(first + i) * head_dim..][..head_dim]);
     let last = until.iter().fold(0, |a, &b| a.max(b));
-    let mut weights = [[0.0; BLOCK]; Q];
     let (mut group, groups) = (block.from / GROUP, last.div_ceil(GROUP));
     while group < groups {
         let left = groups - group;
@@ -34,19 +34,26 @@ pub(in crate::llm::simd) fn tile<S: Registers<N>, const N: usize, const Q: usize
         let keys = (keys, block.ahead[0].get(group * head_dim * GROUP..).unwrap_or_default());
         let at = group * GROUP;
         group += if 4 * Q * N <= S::SUMS && left >= 4 {
-            scores::<S, N, Q, 4>(s, q, keys, scale, &mut weights, at)
+            scores::<S, N, Q, 4>(s, q, keys, scale, weights, at)
         } else if 2 * Q * N <= S::SUMS && left >= 2 {
-            scores::<S, N, Q, 2>(s, q, keys, scale, &mut weights, at)
+            scores::<S, N, Q, 2>(s, q, keys, scale, weights, at)
         } else {
-            scores::<S, N, Q, 1>(s, q, keys, scale, &mut weights, at)
+            scores::<S, N, Q, 1>(s, q, keys, scale, weights, at)
         };
     }
-    let (mut max, mut sum) = ([0.0; GROUP], [0.0; GROUP]);
+    let counts = until.map(|until| until - block.from);
+    // One row's exponentials are too few to hide how long each takes, so all rows are taken together where registers
+    // have room for their sums; a shorter row is filled up to the longest.
+    let together = Q * N <= MOST;
+    let longest = counts.iter().fold(0, |a, &b| a.max(b)).div_ceil(GROUP);
+    let steps = counts.map(|count| if together { longest } else { count.div_ceil(GROUP) });
+    let mut max = [0.0; GROUP];
     for i in 0..Q {
-        let count = until[i] - block.from;
-        (max[i], sum[i]) = softmax(s, &mut weights[i], block.from, count);
+        max[i] = largest(s, &mut weights[i], block.from, counts[i], steps[i]);
     }
-    // What the state so far and what the block is multiplied with.
+    let own = max;
+    // What the state so far and what the block is multiplied with: long chains, so they come before the many
+    // exponentials that hide them.
     let (mut keep, mut add) = ([0.0; GROUP], [0.0; GROUP]);
     if !block.first {
         for i in 0..Q {
@@ -55,35 +62,42 @@ pub(in crate::llm::simd) fn tile<S: Registers<N>, const N: usize, const Q: usize
             (keep[i], add[i]) = (old - merged, max[i] - merged);
             max[i] = merged;
         }
-        let mut old = [0.0; GROUP];
-        old[..Q].copy_from_slice(&x.sum[first..first + Q]);
         let (mut k, mut a) = (s.load(&keep), s.load(&add));
-        let (mut merged, old) = (s.load(&sum), s.load(&old));
         for n in 0..Q.div_ceil(GROUP / N) {
             (k[n], a[n]) = (lanes::exp(s, k[n]), lanes::exp(s, a[n]));
-            merged[n] = s.fma(merged[n], a[n], s.mul(old[n], k[n]));
         }
         s.store(&mut keep, k);
         s.store(&mut add, a);
-        s.store(&mut sum, merged);
     }
     x.max[first..first + Q].copy_from_slice(&max[..Q]);
-    x.sum[first..first + Q].copy_from_slice(&sum[..Q]);
+    let mut sums = [[s.splat(0.0); N]; Q];
+    if together {
+        for step in 0..longest {
+            for i in 0..Q {
+                exponential(s, &mut weights[i], step, own[i], &mut sums[i]);
+            }
+        }
+    } else {
+        for i in 0..Q {
+            for step in 0..steps[i] {
+                exponential(s, &mut weights[i], step, own[i], &mut sums[i]);
+            }
+        }
+    }
     let merge: [Option<(f32, f32)>; Q] =
         core::array::from_fn(|i| (!block.first).then_some((keep[i], add[i])));
     let out = &mut x.out[first * head_dim..(first + Q) * head_dim];
-    let counts = until.map(|until| until - block.from);
     let values = &block.values[block.from * head_dim..];
     let values = (values, block.ahead[1]);
     let mut at = 0;
     while at < head_dim {
         let left = head_dim - at;
         at += if 4 * Q * N <= S::SUMS && left >= 4 * GROUP {
-            accumulate::<S, N, Q, 4>(s, &weights, counts, (values, head_dim), &merge, out, at)
+            accumulate::<S, N, Q, 4>(s, weights, counts, (values, head_dim), &merge, out, at)
         } else if 2 * Q * N <= S::SUMS && left >= 2 * GROUP {
-            accumulate::<S, N, Q, 2>(s, &weights, counts, (values, head_dim), &merge, out, at)
+            accumulate::<S, N, Q, 2>(s, weights, counts, (values, head_dim), &merge, out, at)
         } else if left >= GROUP {
-            accumulate::<S, N, Q, 1>(s, &weights, counts, (values, head_dim), &merge, out, at)
+            accumulate::<S, N, Q, 1>(s, weights, counts, (values, head_dim), &merge, out, at)
         } else {
             for i in 0..Q {
                 let out = &mut out[i * head_dim + at..][..left];
@@ -92,6 +106,20 @@ pub(in crate::llm::simd) fn tile<S: Registers<N>, const N: usize, const Q: usize
             left
         };
     }
+    let mut sum = [0.0; GROUP];
+    for i in 0..Q {
+        sum[i] = s.sum(sums[i]);
+    }
+    if !block.first {
+        let mut old = [0.0; GROUP];
+        old[..Q].copy_from_slice(&x.sum[first..first + Q]);
+        let (k, a, old, mut merged) = (s.load(&keep), s.load(&add), s.load(&old), s.load(&sum));
+        for n in 0..Q.div_ceil(GROUP / N) {
+            merged[n] = s.fma(merged[n], a[n], s.mul(old[n], k[n]));
+        }
+        s.store(&mut sum, merged);
+    }
+    x.sum[first..first + Q].copy_from_slice(&sum[..Q]);
 }
 
 /// Scores against the first `G` groups of `keys`, written from `at` on. Returns `G`.
@@ -146,42 +174,47 @@ fn ask<S: Registers<N>, const N: usize>(s: S, elements: &[u16], at: usize) {
     }
 }
 
-/// Turns the scores `from..from + count` into weights at the front of `row`; their maximum and sum.
+/// Moves the scores `from..from + count` to the front of `row`, fills `steps` steps up, and finds the maximum.
 #[inline(always)]
-fn softmax<S: Registers<N>, const N: usize>(
+fn largest<S: Registers<N>, const N: usize>(
     s: S,
     row: &mut [f32; BLOCK],
     from: usize,
     count: usize,
-) -> (f32, f32) {
+    steps: usize,
+) -> f32 {
     if from > 0 {
         row.copy_within(from..from + count, 0);
     }
-    let (steps, _) = row.as_chunks_mut::<GROUP>();
-    let steps = &mut steps[..count.div_ceil(GROUP)];
-    if let Some(step) = steps.get_mut(count / GROUP) {
-        // No maximum, and their exponential is zero, which changes no sum.
-        step[count % GROUP..].fill(f32::NEG_INFINITY);
-    }
+    // No maximum, and their exponential is zero, which changes no sum.
+    row[..steps * GROUP][count..].fill(f32::NEG_INFINITY);
+    let (steps, _) = row[..steps * GROUP].as_chunks();
     let mut max = [s.splat(f32::NEG_INFINITY); N];
-    for step in steps.iter() {
+    for step in steps {
         let x = s.load(step);
         for n in 0..N {
             max[n] = s.larger(x[n], max[n]);
         }
     }
-    let max = s.largest(max);
-    let all = s.splat(max);
-    let mut sum = [s.splat(0.0); N];
-    for step in steps {
-        let mut x = s.load(step);
-        for n in 0..N {
-            x[n] = lanes::exp(s, s.sub(x[n], all));
-            sum[n] = s.add(sum[n], x[n]);
-        }
-        s.store(step, x);
+    s.largest(max)
+}
+
+/// Turns a step of a row's scores into weights, and adds them up lane by lane.
+#[inline(always)]
+fn exponential<S: Registers<N>, const N: usize>(
+    s: S,
+    row: &mut [f32; BLOCK],
+    step: usize,
+    max: f32,
+    sum: &mut [S::R; N],
+) {
+    let (steps, _) = row.as_chunks_mut();
+    let (mut x, max) = (s.load(&steps[step]), s.splat(max));
+    for n in 0..N {
+        x[n] = lanes::exp(s, s.sub(x[n], max));
+        sum[n] = s.add(sum[n], x[n]);
     }
-    (max, s.sum(sum))
+    s.store(&mut steps[step], x);
 }
 
 /// Dimensions `at..at + 16 C` of the queries' values. Returns their number.

@@ -25,6 +25,7 @@ pub mod math;
 pub mod quant;
 pub mod random;
 pub mod simd;
+mod sort;
 pub mod tokenizer;
 
 #[cfg(feature = "llm-transformer")]

@@ -13,7 +13,7 @@ use crate::{Failure, model, sd};
 /// What to make besides the raw image.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Arguments {
-    /// Leave out vector kernels and benchmarks, and build for size: below 400 KiB besides the model in it, and slow.
+    /// Leave out benchmarks and vector kernels other than NEON's: below 400 KiB besides the model in it.
     #[arg(long)]
     small: bool,
     /// Make the folder for this board's SD card.

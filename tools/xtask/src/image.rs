@@ -5,12 +5,16 @@ use std::path::PathBuf;
 use crate::toolchain::{BARE_METAL, Toolchain};
 use crate::{Failure, elf, process};
 
+/// In place of those of `.cargo/config.toml`: less is inlined, and loops stay loops, but for arrays of registers.
+const SMALL_FLAGS: &str = "-Cforce-frame-pointers=yes -Cllvm-args=-inline-threshold=25 -Cno-vectorize-loops \
+    -Cllvm-args=-unroll-runtime=false";
+
 /// What to build.
 #[derive(Clone, Debug, Default)]
 pub struct Build {
     /// Cargo features beside `boot`.
     pub features: Vec<&'static str>,
-    /// The small image: scalar kernels, no benchmark suite, for size instead of speed.
+    /// The small image: NEON alone of the vector kernels, no benchmark suite.
     pub small: bool,
     /// Show cargo's own lines.
     pub verbose: bool,
@@ -30,14 +34,15 @@ pub struct Image {
 /// Builds the image. Images of other features have names of their own.
 pub fn build(wanted: &Build) -> Result<Image, Failure> {
     let toolchain = Toolchain::for_target(BARE_METAL)?;
-    let profile = if wanted.small { "small" } else { "image" };
-    let features = ["boot"].iter().chain(&wanted.features).copied().collect::<Vec<_>>().join(",");
+    let (profile, kernels) = if wanted.small { ("small", Some("neon")) } else { ("image", None) };
+    let features: Vec<_> =
+        ["boot"].into_iter().chain(kernels).chain(wanted.features.iter().copied()).collect();
     let mut cargo = toolchain.cargo();
     cargo.args(["build", "--profile", profile, "-p", "barelm", "--bin", "barelm-image"]);
     if wanted.small {
-        cargo.arg("--no-default-features");
+        cargo.arg("--no-default-features").env("CARGO_TARGET_AARCH64_UNKNOWN_NONE_RUSTFLAGS", SMALL_FLAGS);
     }
-    cargo.args(["--target", BARE_METAL, "--features", &features]);
+    cargo.args(["--target", BARE_METAL, "--features", &features.join(",")]);
     if wanted.verbose {
         process::run(&mut cargo)?;
     } else {

@@ -47,7 +47,7 @@ impl Settings {
     /// Changes one; on an error all stay as they are.
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), SetError> {
         let mut new = *self;
-        let float = || value.parse::<f32>().map_err(|_| SetError::Value("a number"));
+        let float = || decimal(value).ok_or(SetError::Value("a number such as 0.7"));
         let count = || value.parse::<usize>().map_err(|_| SetError::Value("a whole number"));
         let sampler = &mut new.sampler;
         match name {
@@ -79,6 +79,22 @@ impl Settings {
         *self = new;
         Ok(())
     }
+}
+
+/// A number in digits, with a point and a sign if it has them: 15 digits at most and no exponent.
+///
+/// `core` reads every form to the nearest value with tables of 16 KiB; this rounds to f64 first, then to f32.
+fn decimal(text: &str) -> Option<f32> {
+    let (negative, text) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    let digits = || whole.bytes().chain(part.bytes());
+    if !(1..=15).contains(&digits().count()) || !digits().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    // Both are whole numbers that f64 holds exactly.
+    let number = digits().fold(0, |number, byte| number * 10 + u64::from(byte - b'0'));
+    let value = (number as f64 / 10u64.pow(part.len() as u32) as f64) as f32;
+    Some(if negative { -value } else { value })
 }
 
 impl fmt::Display for Settings {
@@ -125,6 +141,22 @@ mod tests {
         for name in NAMES.split([',', ' ']).filter(|name| !name.is_empty() && *name != "or") {
             assert_eq!(settings.set(name, "1"), Ok(()), "{name}");
             assert!(format!("{settings}").contains(&format!("{name} 1")), "{name}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_read_as_core_reads_them() {
+        for thousandths in 0..20_000 {
+            let text = format!("{}.{:03}", thousandths / 1000, thousandths % 1000);
+            assert_eq!(decimal(&text), text.parse().ok(), "{text}");
+        }
+        for text in ["1", "1.", ".5", "-0.25", "007", "123456789012345", "0.00000000000001", "99999999.9"] {
+            assert_eq!(decimal(text), text.parse().ok(), "{text}");
+        }
+        for text in
+            ["", ".", "-", "+1", "--1", "1e3", "1.2.3", " 1", "1 ", "nan", "inf", "١", "1234567890123456"]
+        {
+            assert_eq!(decimal(text), None, "{text}");
         }
     }
 

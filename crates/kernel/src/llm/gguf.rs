@@ -14,6 +14,7 @@
 use alloc::vec::Vec;
 
 use super::quant::GgmlType;
+use super::sort;
 use cursor::Cursor;
 
 mod cursor;
@@ -164,9 +165,11 @@ impl<'a> Gguf<'a> {
                 }
             }
         }
-        let mut by_offset: Vec<&TensorInfo<'a>> = self.tensors.iter().collect();
-        by_offset.sort_unstable_by_key(|tensor| tensor.offset);
+        let tensor = |i: u32| &self.tensors[i as usize];
+        let mut by_offset: Vec<u32> = (0..self.tensors.len() as u32).collect();
+        sort::by(&mut by_offset, &|a, b| tensor(a).offset < tensor(b).offset);
         for pair in by_offset.windows(2) {
+            let pair = [tensor(pair[0]), tensor(pair[1])];
             if pair[0].offset + pair[0].size_bytes > pair[1].offset {
                 return Err(GgufError::Overlap {
                     tensor: Name::new(pair[0].name),
@@ -295,7 +298,7 @@ impl<'a> Gguf<'a> {
 fn sorted_by<'a, T>(items: &[T], name: impl Fn(&T) -> &'a str) -> Result<Vec<u32>, &'a str> {
     let mut order: Vec<u32> = (0..items.len() as u32).collect();
     let name = |i: u32| name(&items[i as usize]);
-    order.sort_unstable_by(|&a, &b| name(a).cmp(name(b)));
+    sort::by(&mut order, &|a, b| name(a) < name(b));
     match order.windows(2).find(|pair| name(pair[0]) == name(pair[1])) {
         Some(pair) => Err(name(pair[0])),
         None => Ok(order),

@@ -9,6 +9,7 @@ use core::fmt;
 
 use super::math;
 use super::random::SplitMix64;
+use super::sort;
 
 /// How to pick.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -148,7 +149,7 @@ impl Picker {
         let Scratch { candidates, penalised: recent } = scratch;
         recent.clear();
         recent.extend_from_slice(&self.recent);
-        recent.sort_unstable();
+        sort::by(recent, &|a, b| a < b);
         let penalty = self.config.repetition_penalty;
         let adjusted = |id: usize| {
             let logit = logits[id];

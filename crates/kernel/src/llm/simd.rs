@@ -29,21 +29,22 @@ mod avxvnni;
 mod dotprod;
 #[cfg(all(feature = "simd", target_arch = "aarch64"))]
 mod i8mm;
-#[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
+#[cfg(any(all(feature = "neon", target_arch = "aarch64"), all(feature = "simd", target_arch = "x86_64")))]
 mod lanes;
-#[cfg(all(feature = "simd", target_arch = "aarch64"))]
+#[cfg(all(feature = "neon", target_arch = "aarch64"))]
 mod neon;
 #[cfg(feature = "llm-transformer")]
 pub(in crate::llm) mod operations;
-#[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
+#[cfg(any(all(feature = "neon", target_arch = "aarch64"), all(feature = "simd", target_arch = "x86_64")))]
 mod packed;
-#[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
+#[cfg(any(all(feature = "neon", target_arch = "aarch64"), all(feature = "simd", target_arch = "x86_64")))]
+#[cfg_attr(not(feature = "simd"), allow(dead_code, reason = "only products of packed weights"))]
 mod product;
 mod scalar;
 mod self_test;
 #[cfg(all(test, feature = "llm-transformer"))]
 pub(crate) mod spoiled;
-#[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
+#[cfg(any(all(feature = "neon", target_arch = "aarch64"), all(feature = "simd", target_arch = "x86_64")))]
 mod table;
 
 #[cfg(all(feature = "simd", target_arch = "aarch64"))]
@@ -172,13 +173,18 @@ fn vector() -> [Option<&'static Kernels>; 3] {
         dotprod::detected().then_some(&dotprod::TABLE),
         i8mm::detected().then_some(&i8mm::TABLE),
     ];
+    #[cfg(all(feature = "neon", not(feature = "simd"), target_arch = "aarch64"))]
+    return [Some(&neon::TABLE), None, None];
     #[cfg(all(feature = "simd", target_arch = "x86_64"))]
     return [
         avx2::detected().then_some(&avx2::TABLE),
         avxvnni::detected().then_some(&avxvnni::TABLE),
         avx512::detected().then_some(&avx512::TABLE),
     ];
-    #[cfg(not(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64"))))]
+    #[cfg(not(any(
+        all(feature = "neon", target_arch = "aarch64"),
+        all(feature = "simd", target_arch = "x86_64")
+    )))]
     [None, None, None]
 }
 

@@ -31,6 +31,10 @@ pub fn steps() -> Vec<Step> {
                 ],
             )
         }),
+        Step::new("NEON tests of the small image's tables", &NEEDS, |run| {
+            let features = ["--no-default-features", "--features", "neon,llm-transformer"];
+            neon(run, &[&["-p", "barelm", "--lib"], &features[..], &["--", "simd", "transformer"]].concat())
+        }),
         Step::new("NEON logits hash", &[&NEEDS[..], &[Need::Model]].concat(), |run| {
             neon(
                 run,

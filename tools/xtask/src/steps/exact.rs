@@ -70,7 +70,7 @@ fn size(run: &Run) -> Result<(), Failure> {
     }
 }
 
-/// The image of scalar kernels and no benchmarks is as small as the goal says, and computes the same bits.
+/// The image of NEON kernels and no benchmarks is as small as the goal says, and computes the same bits.
 fn small(run: &Run) -> Result<(), Failure> {
     let image = image::build(&Build { small: true, ..Build::default() })?;
     let bytes = figures::image_bytes(&image)?;
@@ -88,7 +88,7 @@ fn small(run: &Run) -> Result<(), Failure> {
         ..Boot::default()
     };
     let outcome = boot.run(Console::Kept)?;
-    let texts = ["kernels: scalar", "built without the benchmark suite", "generated: 4 tokens"];
+    let texts = ["kernels: neon", "built without the benchmark suite", "generated: 4 tokens"];
     let compared = match texts.iter().find(|text| !outcome.text.contains(**text)) {
         _ if outcome.status != Some(0) => Err("wanted exit status 0".to_string()),
         Some(text) => Err(format!("`{text}` was not printed")),

@@ -38,8 +38,11 @@ pub fn steps() -> Vec<Step> {
                     "--target",
                     BARE_METAL,
                 ]);
-                cargo.args(["--features", "boot", "--", "-D", "warnings"]);
-                run.counted(&mut cargo).into()
+                let mut small = toolchain.cargo();
+                small.args(cargo.get_args()).args(["--no-default-features", "--features", "boot,neon"]);
+                cargo.args(["--features", "boot"]);
+                let mut images = [cargo, small].into_iter();
+                images.try_for_each(|mut cargo| run.counted(cargo.args(["--", "-D", "warnings"]))).into()
             }
             Ok(_) => Verdict::Skipped("the distribution's compiler has no clippy".to_string()),
             Err(why) => Verdict::Failed(why),

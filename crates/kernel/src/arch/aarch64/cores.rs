@@ -43,12 +43,12 @@ const WAITS: Waits<'_> = Waits { jobs: &Doze, steps: &Doze };
 
 /// All cores that run.
 pub struct Cores {
-    /// Cores that have come up, the boot core among them.
-    online: AtomicUsize,
+    /// Cores that have come up beside the boot core: zero at first, so that the static takes no place in the image.
+    others: AtomicUsize,
     board: Board,
 }
 
-static CORES: Cores = Cores { online: AtomicUsize::new(1), board: Board::new() };
+static CORES: Cores = Cores { others: AtomicUsize::new(0), board: Board::new() };
 
 /// Why a core of the device tree does not take part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,12 +90,12 @@ pub fn start(
     let own = MPIDR_EL1.get() & AFFINITY;
     let wanted = wanted.clamp(1, MAX);
     for (slot, core) in cores.filter(|core| core.affinity != own).enumerate() {
-        let online = CORES.online.load(Ordering::Acquire);
+        let online = CORES.size();
         if online == wanted {
             break;
         }
         match start_core(core, slot, online) {
-            Ok(()) => CORES.online.store(online + 1, Ordering::Release),
+            Ok(()) => CORES.others.store(online, Ordering::Release),
             Err(error) => failed(core.affinity, error),
         }
     }
@@ -173,7 +173,7 @@ pub(super) extern "C" fn core_main(slot: usize) -> ! {
 
 impl Team for Cores {
     fn size(&self) -> usize {
-        self.online.load(Ordering::Acquire)
+        1 + self.others.load(Ordering::Acquire)
     }
 
     fn run(&self, job: &(dyn Fn(Member<'_>) + Sync)) {

@@ -127,6 +127,11 @@ impl Results {
         self.results.iter().filter(|r| r.kernels == self.kernels || r.kernels == "none")
     }
 
+    /// Those of a target.
+    fn of(&self, target: &'static Target) -> impl Iterator<Item = &CaseResult> {
+        self.shown().filter(move |r| targets::target(&r.name).is_some_and(|found| found.case == target.case))
+    }
+
     /// Whether every case ran, gave the right answer, and no judged one missed its documented line.
     pub fn passed(&self) -> bool {
         self.failures.is_empty() && self.shown().all(|result| self.line(result) != Line::Fail)
@@ -138,9 +143,8 @@ impl Results {
         rule(out)?;
         let (kernels, cores, clock) = (self.kernels, self.cores, self.clock.name());
         writeln!(out, "BareLM benchmarks: kernels {kernels}, {cores} core(s), {clock} clock")?;
-        let mut micro: Vec<(&Target, &CaseResult)> =
-            self.shown().filter_map(|r| Some((targets::target(&r.name)?, r))).collect();
-        micro.sort_by_key(|(target, _)| targets::TARGETS.iter().position(|t| t.case == target.case));
+        let micro: Vec<(&Target, &CaseResult)> =
+            targets::TARGETS.iter().flat_map(|target| self.of(target).map(move |r| (target, r))).collect();
         if !micro.is_empty() {
             self.documented(out, &micro)?;
             self.ours(out, &micro)?;

@@ -8,7 +8,7 @@ use super::scalar;
 use crate::llm::math::{self, fma};
 use half::f16;
 
-#[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
+#[cfg(any(all(feature = "neon", target_arch = "aarch64"), all(feature = "simd", target_arch = "x86_64")))]
 pub(super) mod vector;
 
 /// Positions whose softmax is computed in one piece; pieces start at multiples of it.

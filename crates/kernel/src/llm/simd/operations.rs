@@ -9,13 +9,13 @@
 use super::{Kernels, available as kernels};
 use crate::llm::operations::View;
 
-#[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
+#[cfg(any(all(feature = "neon", target_arch = "aarch64"), all(feature = "simd", target_arch = "x86_64")))]
 pub(super) mod attention;
-#[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
+#[cfg(any(all(feature = "neon", target_arch = "aarch64"), all(feature = "simd", target_arch = "x86_64")))]
 pub(super) mod elements;
-#[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
+#[cfg(any(all(feature = "neon", target_arch = "aarch64"), all(feature = "simd", target_arch = "x86_64")))]
 pub(super) mod product;
-#[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
+#[cfg(any(all(feature = "neon", target_arch = "aarch64"), all(feature = "simd", target_arch = "x86_64")))]
 pub(super) mod rows;
 mod scalar;
 
@@ -221,7 +221,7 @@ impl Operations {
             "avx2" => Some(&super::avx2::OPERATIONS),
             #[cfg(all(feature = "simd", target_arch = "x86_64"))]
             "avx512" => Some(&super::avx512::OPERATIONS),
-            #[cfg(all(feature = "simd", target_arch = "aarch64"))]
+            #[cfg(all(feature = "neon", target_arch = "aarch64"))]
             "neon" => Some(&super::neon::OPERATIONS),
             _ => None,
         }
@@ -230,7 +230,7 @@ impl Operations {
 
 /// The table of an instruction set, whose tiles of a product are of so many rows and steps of columns, and of attention of so many
 /// keys at a time by steps of queries.
-#[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
+#[cfg(any(all(feature = "neon", target_arch = "aarch64"), all(feature = "simd", target_arch = "x86_64")))]
 macro_rules! operations_table {
     (
         $name:literal, $features:literal, $set:ident,
@@ -292,5 +292,8 @@ macro_rules! operations_table {
         )*
     };
 }
-#[cfg(all(feature = "simd", any(target_arch = "aarch64", target_arch = "x86_64")))]
+#[cfg(any(
+    all(feature = "neon", target_arch = "aarch64"),
+    all(feature = "simd", target_arch = "x86_64")
+))]
 pub(super) use operations_table;

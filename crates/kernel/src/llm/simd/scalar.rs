@@ -37,11 +37,13 @@ pub(super) struct SubBlock {
     pub minimum: Option<(f32, i32)>,
 }
 
+#[inline]
 fn half_at(block: &[u8], at: usize) -> f32 {
     f16::from_bits(u16::from_le_bytes([block[at], block[at + 1]])).to_f32()
 }
 
 /// Sub-scale and sub-minimum `j` (0..8) of a Q4_K or Q5_K block: 6 bits each, packed in 12 bytes.
+#[inline]
 pub(super) fn k_scale(packed: &[u8], j: usize) -> (i32, i32) {
     let (scale, minimum) = if j < 4 {
         (packed[j] & 63, packed[j + 4] & 63)
@@ -52,6 +54,7 @@ pub(super) fn k_scale(packed: &[u8], j: usize) -> (i32, i32) {
 }
 
 /// Low nibbles are elements 0..16, high nibbles 16..32; bit `i` of `high` is the fifth bit of element `i`.
+#[inline]
 fn nibbles(bytes: &[u8], high: u32, offset: i8) -> [i8; 32] {
     core::array::from_fn(|i| {
         let nibble = if i < 16 { bytes[i] & 15 } else { bytes[i - 16] >> 4 };
@@ -59,6 +62,7 @@ fn nibbles(bytes: &[u8], high: u32, offset: i8) -> [i8; 32] {
     })
 }
 
+#[inline]
 fn word_at(block: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
 }
@@ -115,7 +119,7 @@ pub(super) fn unpack(ty: GgmlType, block: &[u8], sub: usize) -> SubBlock {
     }
 }
 
-fn matmul(ty: GgmlType, weights: &[u8], rows: usize, x: &Activations<'_>, out: &mut [f32]) {
+pub(super) fn matmul(ty: GgmlType, weights: &[u8], rows: usize, x: &Activations<'_>, out: &mut [f32]) {
     matmul_rows(ty, weights, rows, 0..rows, x, out);
 }
 
@@ -170,6 +174,7 @@ fn float_row<const N: usize>(
 }
 
 /// `acc` plus the product of one sub-block with activation block `at`.
+#[inline]
 fn sub_block_product(w: &SubBlock, x: &Activations<'_>, at: usize, acc: f32) -> f32 {
     let q = &x.blocks.q[at * 32..][..32];
     let x_scale = x.blocks.scale[at];
@@ -216,6 +221,7 @@ pub(super) fn quantize_block(x: &[f32; 32], q: &mut [i8; 32], scale: &mut f32, s
 }
 
 /// Adds 16 lanes up: halves onto halves until one is left.
+#[inline]
 pub(super) fn tree(mut lanes: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
@@ -332,6 +338,7 @@ pub(super) fn larger(v: f32, m: f32) -> f32 {
 }
 
 /// The largest of 16 lanes: halves onto halves.
+#[inline]
 pub(super) fn max_tree(mut lanes: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {

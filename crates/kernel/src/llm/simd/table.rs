@@ -73,7 +73,7 @@ macro_rules! vector_table {
                 Q
             }
             let mut first = 0;
-            if x.until.len() >= vector::MOST {
+            if cfg!(feature = "simd") && x.until.len() >= vector::MOST {
                 let mut weights = [[0.0; BLOCK]; vector::MOST];
                 while x.until.len() - first >= vector::MOST {
                     first += tile(block, scale, x, first, &mut weights);
@@ -82,6 +82,9 @@ macro_rules! vector_table {
             while first < x.until.len() {
                 first += match x.until.len() - first {
                     1 => tile(block, scale, x, first, &mut [[0.0; BLOCK]; 1]),
+                    // Two tiles do where bytes are scarce: they are most of a small image's kernels.
+                    2 if cfg!(not(feature = "simd")) => tile(block, scale, x, first, &mut [[0.0; BLOCK]; 1]),
+                    _ if cfg!(not(feature = "simd")) => tile(block, scale, x, first, &mut [[0.0; BLOCK]; 3]),
                     2 => tile(block, scale, x, first, &mut [[0.0; BLOCK]; 2]),
                     3 => tile(block, scale, x, first, &mut [[0.0; BLOCK]; 3]),
                     _ => tile(block, scale, x, first, &mut [[0.0; BLOCK]; 4]),

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use super::Roles;
 use super::vocab::{TokenKind, Vocab};
+use crate::llm::sort;
 
 /// Texts that always end a generation.
 const ENDS: [&str; 22] = [
@@ -74,7 +75,7 @@ pub(super) fn decide(vocab: &mut Vocab<'_>, roles: &Roles) -> Vec<u32> {
             vocab.set_kind(id, kind);
         }
     }
-    ends.sort_unstable();
+    sort::by(&mut ends, &|a, b| a < b);
     ends.dedup();
     ends
 }

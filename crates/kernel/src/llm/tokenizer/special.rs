@@ -6,6 +6,7 @@
 use alloc::vec::Vec;
 
 use super::vocab::{TokenKind, Vocab};
+use crate::llm::sort;
 
 /// The special tokens of a vocabulary.
 pub struct Specials {
@@ -39,15 +40,16 @@ impl Specials {
             special && !vocab.any_text(*id).is_empty()
         };
         let mut sorted: Vec<u32> = (0..vocab.len() as u32).filter(is_special).collect();
-        sorted.sort_unstable_by_key(|&id| vocab.any_text(id));
+        sort::by(&mut sorted, &|a, b| vocab.any_text(a) < vocab.any_text(b));
         let first_byte = core::array::from_fn(|byte| {
             sorted.partition_point(|&id| usize::from(vocab.any_text(id)[0]) < byte) as u32
         });
         let mut by_turn: Vec<u32> = (0..sorted.len() as u32).collect();
-        by_turn.sort_unstable_by_key(|&place| {
+        let turn = |place: u32| {
             let id = sorted[place as usize];
             (core::cmp::Reverse(vocab.any_text(id).len()), id)
-        });
+        };
+        sort::by(&mut by_turn, &|a, b| turn(a) < turn(b));
         let mut turns = alloc::vec![0; sorted.len()];
         for (turn, &place) in by_turn.iter().enumerate() {
             turns[place as usize] = turn as u32;

@@ -162,13 +162,13 @@ unsafe fn eight_positions<const FORM: u32>(job: Tile) {
 ///
 /// # Safety
 /// - The panels have room for it.
-#[target_feature(enable = "neon")]
+#[inline(always)]
 unsafe fn lay_position(x: Positions<'_>, p: usize, minimum: bool, to: *mut float32x4_t, step: usize) {
     let (mut q, mut scale, mut halves) = x.blocks_of(p);
     let place = p % 4;
     let mut to = to.cast::<f32>();
     for _ in 0..x.blocks {
-        // SAFETY: the panel has room for this block (caller), and the pointers have so many blocks.
+        // SAFETY: NEON is there, the panel has room for this block (caller), and the pointers have so many blocks.
         unsafe {
             to.add(place).write(*scale);
             to.add(4 + 8 * place).cast::<[int8x16_t; 2]>().write(load_x(&*q.cast()));

@@ -145,12 +145,12 @@ unsafe fn eight_positions<const FORM: u32>(job: Tile) {
 ///
 /// # Safety
 /// - The panel has room for them.
-#[target_feature(enable = "neon")]
+#[inline(always)]
 unsafe fn lay_pair(x: Positions<'_>, first: usize, minimum: bool, mut to: *mut float32x4_t, step: usize) {
     let (mut p, mut p_scale, mut p_halves) = x.blocks_of(first);
     let (mut q, mut q_scale, mut q_halves) = x.blocks_of(first + 1);
     for _ in 0..x.blocks {
-        // SAFETY: the panel has room for this block (caller), and the pointers have so many blocks.
+        // SAFETY: NEON is there, the panel has room for this block (caller), and the pointers have so many blocks.
         unsafe {
             let [a, b] = [p, q].map(|bytes| load_x(&*bytes.cast()).map(|v| vreinterpretq_u64_s8(v)));
             // Eight bytes of one and eight of the other in turn.

@@ -146,58 +146,54 @@ packed_products! { "neon", integer_sum, false, 2 positions a tile }
 pub(super) const PACKING: Packing =
     Packing { rows: ROWS, pack: pack::<ROWS>, turned: |_| 0, matmul: products };
 
-/// The integer sums of one sub-block with 32 activations, sub-scales included, as floats.
-///
-/// A register of weights times four activations in every lane gives two registers of 16-bit products, of two rows
-/// each. They are added up in 16 bits as long as they fit; then neighbors are folded until a lane is a row.
-#[inline]
-#[target_feature(enable = "neon")]
-fn integer_sum<const TY: u32>(w: &Unpacked, x: &[i8; 32], sums: &[i16; 2]) -> [float32x4_t; 2] {
-    let x = broadcast(x);
-    let mut isum = pair(vdupq_n_s32(0));
-    for (i, isum) in isum.iter_mut().enumerate() {
-        *isum = match TY {
-            Q8_0 => eight_bit_sum(&w.q, &x, i),
-            Q5_K => fold_wide(products_of(&w.q, &x, i)),
-            // A half's lanes have four products: folded in 16 bits, 8 * 32 * 127 = 32512.
-            Q6_K => vmulq_s32(fold(products_of(&w.q[..4], &x[..4], i)), w.sub_scale[0][i]),
-            // Eight products a lane, folded in 16 bits: 16 * 16 * 127 = 32512.
-            _ => fold(products_of(&w.q, &x, i)),
-        };
-        *isum = match TY {
-            Q4_0 => vmlsq_s32(*isum, xsum(sums), vdupq_n_s32(8)),
-            Q5_1 => vmlaq_s32(*isum, xsum(sums), vdupq_n_s32(16)),
-            Q4_K | Q5_K => vmulq_s32(*isum, w.sub_scale[0][i]),
-            Q6_K => vmlaq_s32(*isum, fold(products_of(&w.q[4..], &x[4..], i)), w.sub_scale[1][i]),
-            _ => *isum,
-        };
+inlined! {
+    /// The integer sums of one sub-block with 32 activations, sub-scales included, as floats.
+    ///
+    /// A register of weights times four activations in every lane gives two registers of 16-bit products, of two rows
+    /// each. They are added up in 16 bits as long as they fit; then neighbors are folded until a lane is a row.
+    fn integer_sum<const TY: u32>(w: &Unpacked, x: &[i8; 32], sums: &[i16; 2]) -> [float32x4_t; 2] {
+        let x = broadcast(x);
+        let mut isum = pair(vdupq_n_s32(0));
+        for (i, isum) in isum.iter_mut().enumerate() {
+            *isum = match TY {
+                Q8_0 => eight_bit_sum(&w.q, &x, i),
+                Q5_K => fold_wide(products_of(&w.q, &x, i)),
+                // A half's lanes have four products: folded in 16 bits, 8 * 32 * 127 = 32512.
+                Q6_K => vmulq_s32(fold(products_of(&w.q[..4], &x[..4], i)), w.sub_scale[0][i]),
+                // Eight products a lane, folded in 16 bits: 16 * 16 * 127 = 32512.
+                _ => fold(products_of(&w.q, &x, i)),
+            };
+            *isum = match TY {
+                Q4_0 => vmlsq_s32(*isum, xsum(sums), vdupq_n_s32(8)),
+                Q5_1 => vmlaq_s32(*isum, xsum(sums), vdupq_n_s32(16)),
+                Q4_K | Q5_K => vmulq_s32(*isum, w.sub_scale[0][i]),
+                Q6_K => vmlaq_s32(*isum, fold(products_of(&w.q[4..], &x[4..], i)), w.sub_scale[1][i]),
+                _ => *isum,
+            };
+        }
+        isum.map(|isum| vcvtq_f32_s32(isum))
     }
-    isum.map(|isum| vcvtq_f32_s32(isum))
-}
 
-/// Sums of products of registers `i` of `w` with `x`, in 16 bits: of the first two rows, and of the other two.
-#[inline]
-#[target_feature(enable = "neon")]
-fn products_of(w: &[[int8x16_t; 2]], x: &[int8x16_t], i: usize) -> [int16x8_t; 2] {
-    let mut low = vmull_s8(vget_low_s8(w[0][i]), vget_low_s8(x[0]));
-    let mut high = vmull_high_s8(w[0][i], x[0]);
-    for (w, &x) in w.iter().zip(x).skip(1) {
-        low = vmlal_s8(low, vget_low_s8(w[i]), vget_low_s8(x));
-        high = vmlal_high_s8(high, w[i], x);
+    /// Sums of products of registers `i` of `w` with `x`, in 16 bits: of the first two rows, and of the other two.
+    fn products_of(w: &[[int8x16_t; 2]], x: &[int8x16_t], i: usize) -> [int16x8_t; 2] {
+        let mut low = vmull_s8(vget_low_s8(w[0][i]), vget_low_s8(x[0]));
+        let mut high = vmull_high_s8(w[0][i], x[0]);
+        for (w, &x) in w.iter().zip(x).skip(1) {
+            low = vmlal_s8(low, vget_low_s8(w[i]), vget_low_s8(x));
+            high = vmlal_high_s8(high, w[i], x);
+        }
+        [low, high]
     }
-    [low, high]
-}
 
-/// The same for weights of eight bits: two products fit 16 bits (2 * 128 * 127 = 32512), then they are widened.
-#[inline]
-#[target_feature(enable = "neon")]
-fn eight_bit_sum(w: &[[int8x16_t; 2]; 8], x: &[int8x16_t; 8], i: usize) -> int32x4_t {
-    let mut sums = products_of(&w[..2], &x[..2], i).map(|sum| vpaddlq_s16(sum));
-    for j in [2, 4, 6] {
-        let products = products_of(&w[j..j + 2], &x[j..j + 2], i);
-        sums = [vpadalq_s16(sums[0], products[0]), vpadalq_s16(sums[1], products[1])];
+    /// The same for weights of eight bits: two products fit 16 bits (2 * 128 * 127 = 32512), then they are widened.
+    fn eight_bit_sum(w: &[[int8x16_t; 2]; 8], x: &[int8x16_t; 8], i: usize) -> int32x4_t {
+        let mut sums = products_of(&w[..2], &x[..2], i).map(|sum| vpaddlq_s16(sum));
+        for j in [2, 4, 6] {
+            let products = products_of(&w[j..j + 2], &x[j..j + 2], i);
+            sums = [vpadalq_s16(sums[0], products[0]), vpadalq_s16(sums[1], products[1])];
+        }
+        vpaddq_s32(sums[0], sums[1])
     }
-    vpaddq_s32(sums[0], sums[1])
 }
 
 /// Four lanes of each row to one, the first step in 16 bits.
@@ -302,17 +298,8 @@ fn four_words(block: Rows<'_>, at: usize) -> [[uint8x16_t; 2]; 4] {
     load_pairs(block.column(at))
 }
 
-/// 32 bytes of each row.
-#[inline]
-#[target_feature(enable = "neon")]
-fn words(block: Rows<'_>, at: usize) -> [[uint8x16_t; 2]; 8] {
-    let ([a, b, c, d], [e, f, g, h]) = (four_words(block, at), four_words(block, at + 16));
-    [a, b, c, d, e, f, g, h]
-}
-
 /// `f` of every register.
-#[inline]
-#[target_feature(enable = "neon")]
+#[inline(always)]
 fn each<const N: usize>(
     mut v: [[uint8x16_t; 2]; N],
     f: impl Fn(usize, usize, uint8x16_t) -> uint8x16_t,
@@ -323,114 +310,110 @@ fn each<const N: usize>(
     v
 }
 
-/// Sub-block `sub` of eight blocks; Q4_0 as sixteen times the weight if `SIGNED`, else as nibbles.
-#[inline]
-#[target_feature(enable = "neon")]
-pub(in super::super) fn unpack<const TY: u32, const SIGNED: bool>(block: &[u8], sub: usize) -> Unpacked {
-    let block: Rows<'_> = Packed(block);
-    let mut sub_scale = [pair(vdupq_n_s32(1)); 2];
-    let mut sub_minimum = pair(vdupq_n_s32(1));
-    if TY == Q4_K || TY == Q5_K {
-        let (scale, minimum) = k_scales(block, sub);
-        sub_scale = [scale; 2];
-        sub_minimum = minimum;
+inlined! {
+    /// 32 bytes of each row.
+    fn words(block: Rows<'_>, at: usize) -> [[uint8x16_t; 2]; 8] {
+        let ([a, b, c, d], [e, f, g, h]) = (four_words(block, at), four_words(block, at + 16));
+        [a, b, c, d, e, f, g, h]
     }
-    let q = match TY {
-        Q4_0 if SIGNED => top_nibbles(block, 2),
-        Q4_0 => nibbles(block, 2),
-        Q4_1 => nibbles(block, 4),
-        Q5_0 => less_sixteen(nibbles(block, 6), word(block, 2)),
-        Q5_1 => less_sixteen(nibbles(block, 8), word(block, 4)),
-        Q8_0 => words(block, 2),
-        Q4_K => bits::<15>(words(block, 16 + 32 * (sub / 2)), 4 * (sub % 2)),
-        Q5_K => {
-            let low = bits::<15>(words(block, 48 + 32 * (sub / 2)), 4 * (sub % 2));
-            let high = bits::<1>(words(block, 16), sub);
-            each(low, |j, i, low| vorrq_u8(low, vshlq_n_u8::<4>(high[j][i])))
+
+    /// Sub-block `sub` of eight blocks; Q4_0 as sixteen times the weight if `SIGNED`, else as nibbles.
+    pub(in super::super) fn unpack<const TY: u32, const SIGNED: bool>(block: &[u8], sub: usize) -> Unpacked {
+        let block: Rows<'_> = Packed(block);
+        let mut sub_scale = [pair(vdupq_n_s32(1)); 2];
+        let mut sub_minimum = pair(vdupq_n_s32(1));
+        if TY == Q4_K || TY == Q5_K {
+            let (scale, minimum) = k_scales(block, sub);
+            sub_scale = [scale; 2];
+            sub_minimum = minimum;
         }
-        _ => {
-            // The words come behind the scale, which is the last in the file's block.
-            let (half, quarter) = (sub / 4, sub % 4);
-            let low = bits::<15>(words(block, 2 + 64 * half + 32 * (quarter % 2)), 4 * (quarter / 2));
-            let high = bits::<3>(words(block, 2 + 128 + 32 * half), 2 * quarter);
-            // Sixteen sub-scales of a byte, four a word; this sub-block's two are neighbors.
-            let scales = word(block, 2 + 192 + 4 * (sub / 2));
-            let byte = |at: usize| {
-                let up = vdupq_n_s32(24 - 8 * at as i32);
-                scales.map(|v| vshrq_n_s32::<24>(vshlq_s32(vreinterpretq_s32_u8(v), up)))
-            };
-            sub_scale = [byte(2 * (sub % 2)), byte(2 * (sub % 2) + 1)];
-            let offset = vdupq_n_u8(32);
-            each(low, |j, i, low| vsubq_u8(vorrq_u8(low, vshlq_n_u8::<4>(high[j][i])), offset))
-        }
-    };
-    Unpacked { q: q.map(|pair| pair.map(|v| vreinterpretq_s8_u8(v))), sub_scale, sub_minimum }
-}
-
-/// `(byte >> shift) & MASK` of every byte.
-#[inline]
-#[target_feature(enable = "neon")]
-fn bits<const MASK: u8>(v: [[uint8x16_t; 2]; 8], shift: usize) -> [[uint8x16_t; 2]; 8] {
-    let (shift, mask) = (vdupq_n_s8(-(shift as i8)), vdupq_n_u8(MASK));
-    each(v, |_, _, v| vandq_u8(vshlq_u8(v, shift), mask))
-}
-
-// 16 bytes hold 32 nibbles: low ones are weights 0..16, high ones 16..32.
-#[inline]
-#[target_feature(enable = "neon")]
-fn nibbles(block: Rows<'_>, at: usize) -> [[uint8x16_t; 2]; 8] {
-    let words = four_words(block, at);
-    let mask = vdupq_n_u8(15);
-    let low = words.map(|pair| pair.map(|v| vandq_u8(v, mask)));
-    let high = words.map(|pair| pair.map(|v| vshrq_n_u8::<4>(v)));
-    [low[0], low[1], low[2], low[3], high[0], high[1], high[2], high[3]]
-}
-
-// The same nibbles, each in the top of a byte.
-#[inline]
-#[target_feature(enable = "neon")]
-fn top_nibbles(block: Rows<'_>, at: usize) -> [[uint8x16_t; 2]; 8] {
-    let words = four_words(block, at);
-    let mask = vdupq_n_u8(0xf0);
-    let low = words.map(|pair| pair.map(|v| vshlq_n_u8::<4>(v)));
-    let high = words.map(|pair| pair.map(|v| vandq_u8(v, mask)));
-    [low[0], low[1], low[2], low[3], high[0], high[1], high[2], high[3]]
-}
-
-// Bit `i` of each row's word is the fifth bit of weight `i`: copy its byte to the lane's four bytes, pick one bit in
-// each, and put ones above the nibble where it is clear, so that weights go from -16 to 15.
-#[inline]
-#[target_feature(enable = "neon")]
-fn less_sixteen(q: [[uint8x16_t; 2]; 8], word: [uint8x16_t; 2]) -> [[uint8x16_t; 2]; 8] {
-    const LANE: [u8; 16] = [0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12];
-    let lane = load_u8(&LANE);
-    let clear = word.map(|v| vmvnq_u8(v));
-    each(q, |j, i, q| {
-        let bytes = vqtbl1q_u8(clear[i], vaddq_u8(lane, vdupq_n_u8(j as u8 / 2)));
-        let bit = vdupq_n_u32(if j % 2 == 0 { 0x0804_0201 } else { 0x8040_2010 });
-        vsliq_n_u8::<4>(q, vtstq_u8(bytes, vreinterpretq_u8_u32(bit)))
-    })
-}
-
-/// Sub-scale and sub-minimum `sub` of eight Q4_K or Q5_K blocks.
-#[inline]
-#[target_feature(enable = "neon")]
-fn k_scales(block: Rows<'_>, sub: usize) -> ([int32x4_t; 2], [int32x4_t; 2]) {
-    // Behind both f16: four scales, four minima, and four bytes of nibbles for the other four.
-    let byte = |at: usize| {
-        let down = vdupq_n_s32(-8 * (sub as i32 % 4));
-        word(block, at).map(|v| vandq_u32(vshlq_u32(vreinterpretq_u32_u8(v), down), vdupq_n_u32(0xff)))
-    };
-    let (a, b, c) = (byte(4), byte(8), byte(12));
-    let signed = |v: [uint32x4_t; 2]| v.map(|v| vreinterpretq_s32_u32(v));
-    if sub < 4 {
-        let six = vdupq_n_u32(63);
-        return (signed(a.map(|v| vandq_u32(v, six))), signed(b.map(|v| vandq_u32(v, six))));
+        let q = match TY {
+            Q4_0 if SIGNED => top_nibbles(block, 2),
+            Q4_0 => nibbles(block, 2),
+            Q4_1 => nibbles(block, 4),
+            Q5_0 => less_sixteen(nibbles(block, 6), word(block, 2)),
+            Q5_1 => less_sixteen(nibbles(block, 8), word(block, 4)),
+            Q8_0 => words(block, 2),
+            Q4_K => bits::<15>(words(block, 16 + 32 * (sub / 2)), 4 * (sub % 2)),
+            Q5_K => {
+                let low = bits::<15>(words(block, 48 + 32 * (sub / 2)), 4 * (sub % 2));
+                let high = bits::<1>(words(block, 16), sub);
+                each(low, |j, i, low| vorrq_u8(low, vshlq_n_u8::<4>(high[j][i])))
+            }
+            _ => {
+                // The words come behind the scale, which is the last in the file's block.
+                let (half, quarter) = (sub / 4, sub % 4);
+                let low = bits::<15>(words(block, 2 + 64 * half + 32 * (quarter % 2)), 4 * (quarter / 2));
+                let high = bits::<3>(words(block, 2 + 128 + 32 * half), 2 * quarter);
+                // Sixteen sub-scales of a byte, four a word; this sub-block's two are neighbors.
+                let scales = word(block, 2 + 192 + 4 * (sub / 2));
+                let byte = |at: usize| {
+                    let up = vdupq_n_s32(24 - 8 * at as i32);
+                    scales.map(|v| vshrq_n_s32::<24>(vshlq_s32(vreinterpretq_s32_u8(v), up)))
+                };
+                sub_scale = [byte(2 * (sub % 2)), byte(2 * (sub % 2) + 1)];
+                let offset = vdupq_n_u8(32);
+                each(low, |j, i, low| vsubq_u8(vorrq_u8(low, vshlq_n_u8::<4>(high[j][i])), offset))
+            }
+        };
+        Unpacked { q: q.map(|pair| pair.map(|v| vreinterpretq_s8_u8(v))), sub_scale, sub_minimum }
     }
-    let top = |v: uint32x4_t| vshlq_n_u32::<4>(vshrq_n_u32::<6>(v));
-    let scale = |i: usize| vorrq_u32(vandq_u32(c[i], vdupq_n_u32(15)), top(a[i]));
-    let minimum = |i: usize| vorrq_u32(vshrq_n_u32::<4>(c[i]), top(b[i]));
-    (signed([scale(0), scale(1)]), signed([minimum(0), minimum(1)]))
+
+    /// `(byte >> shift) & MASK` of every byte.
+    fn bits<const MASK: u8>(v: [[uint8x16_t; 2]; 8], shift: usize) -> [[uint8x16_t; 2]; 8] {
+        let (shift, mask) = (vdupq_n_s8(-(shift as i8)), vdupq_n_u8(MASK));
+        each(v, |_, _, v| vandq_u8(vshlq_u8(v, shift), mask))
+    }
+
+    // 16 bytes hold 32 nibbles: low ones are weights 0..16, high ones 16..32.
+    fn nibbles(block: Rows<'_>, at: usize) -> [[uint8x16_t; 2]; 8] {
+        let words = four_words(block, at);
+        let mask = vdupq_n_u8(15);
+        let low = words.map(|pair| pair.map(|v| vandq_u8(v, mask)));
+        let high = words.map(|pair| pair.map(|v| vshrq_n_u8::<4>(v)));
+        [low[0], low[1], low[2], low[3], high[0], high[1], high[2], high[3]]
+    }
+
+    // The same nibbles, each in the top of a byte.
+    fn top_nibbles(block: Rows<'_>, at: usize) -> [[uint8x16_t; 2]; 8] {
+        let words = four_words(block, at);
+        let mask = vdupq_n_u8(0xf0);
+        let low = words.map(|pair| pair.map(|v| vshlq_n_u8::<4>(v)));
+        let high = words.map(|pair| pair.map(|v| vandq_u8(v, mask)));
+        [low[0], low[1], low[2], low[3], high[0], high[1], high[2], high[3]]
+    }
+
+    // Bit `i` of each row's word is the fifth bit of weight `i`: copy its byte to the lane's four bytes, pick one bit in
+    // each, and put ones above the nibble where it is clear, so that weights go from -16 to 15.
+    fn less_sixteen(q: [[uint8x16_t; 2]; 8], word: [uint8x16_t; 2]) -> [[uint8x16_t; 2]; 8] {
+        const LANE: [u8; 16] = [0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12];
+        let lane = load_u8(&LANE);
+        let clear = word.map(|v| vmvnq_u8(v));
+        each(q, |j, i, q| {
+            let bytes = vqtbl1q_u8(clear[i], vaddq_u8(lane, vdupq_n_u8(j as u8 / 2)));
+            let bit = vdupq_n_u32(if j % 2 == 0 { 0x0804_0201 } else { 0x8040_2010 });
+            vsliq_n_u8::<4>(q, vtstq_u8(bytes, vreinterpretq_u8_u32(bit)))
+        })
+    }
+
+    /// Sub-scale and sub-minimum `sub` of eight Q4_K or Q5_K blocks.
+    fn k_scales(block: Rows<'_>, sub: usize) -> ([int32x4_t; 2], [int32x4_t; 2]) {
+        // Behind both f16: four scales, four minima, and four bytes of nibbles for the other four.
+        let byte = |at: usize| {
+            let down = vdupq_n_s32(-8 * (sub as i32 % 4));
+            word(block, at).map(|v| vandq_u32(vshlq_u32(vreinterpretq_u32_u8(v), down), vdupq_n_u32(0xff)))
+        };
+        let (a, b, c) = (byte(4), byte(8), byte(12));
+        let signed = |v: [uint32x4_t; 2]| v.map(|v| vreinterpretq_s32_u32(v));
+        if sub < 4 {
+            let six = vdupq_n_u32(63);
+            return (signed(a.map(|v| vandq_u32(v, six))), signed(b.map(|v| vandq_u32(v, six))));
+        }
+        let top = |v: uint32x4_t| vshlq_n_u32::<4>(vshrq_n_u32::<6>(v));
+        let scale = |i: usize| vorrq_u32(vandq_u32(c[i], vdupq_n_u32(15)), top(a[i]));
+        let minimum = |i: usize| vorrq_u32(vshrq_n_u32::<4>(c[i]), top(b[i]));
+        (signed([scale(0), scale(1)]), signed([minimum(0), minimum(1)]))
+    }
 }
 
 /// Products of whole groups of float weights of type `TY`.

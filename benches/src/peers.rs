@@ -13,7 +13,7 @@ pub const PEERS: [&str; 3] = ["candle", "burn", "pytorch"];
 
 /// An operation of engine `name` as a contender; one that is not built says how to build it.
 ///
-/// Times are the engine's own, medians of samples taken for as long as asked. Its answers are held against plain arithmetic
+/// Between its turns it rests, so that threads which spin disturb nobody. Times are the engine's own, medians of samples taken for as long as asked. Its answers are held against plain arithmetic
 /// by `crates/host/tests/engines.rs`, which is the test of every adapter.
 pub fn contender(name: &str, op: &str, params: &[(&str, usize)]) -> Contender<'static> {
     let Some(known) = Known::find(name) else {
@@ -35,6 +35,7 @@ pub fn contender(name: &str, op: &str, params: &[(&str, usize)]) -> Contender<'s
     let label = format!("{name} {} ({})", hello.version, hello.detected.join(" "));
     let (op, params) = (op.to_owned(), params.iter().map(|&(name, n)| (name.to_owned(), n.into())).collect());
     let mut id = 0;
+    process.pause();
     let request = Op { id, name: op, params, min_ns: 0 };
     Contender {
         name: label,
@@ -42,7 +43,10 @@ pub fn contender(name: &str, op: &str, params: &[(&str, usize)]) -> Contender<'s
             id += 1;
             let min_ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
             let request = Request::Op(Op { id, min_ns, ..request.clone() });
-            match process.ask(&request, Duration::from_secs(120)).map_err(|trouble| trouble.to_string())? {
+            process.resume();
+            let reply = process.ask(&request, Duration::from_secs(120));
+            process.pause();
+            match reply.map_err(|trouble| trouble.to_string())? {
                 Reply::Op(times) => {
                     let mut samples = times.samples_ns;
                     samples.sort_by(f64::total_cmp);

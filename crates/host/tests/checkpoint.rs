@@ -104,6 +104,73 @@ fn a_folder_of_a_real_model_gives_the_file_back() {
     }
 }
 
+/// What transformers makes of a folder: the ids of a text, then all logits.
+const TRANSFORMERS: &str = r#"
+import array, json, sys
+import torch, transformers
+folder, text = sys.argv[1:]
+model = transformers.AutoModelForCausalLM.from_pretrained(
+    folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True).eval()
+ids = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)(text)["input_ids"]
+with torch.no_grad():
+    logits = model(torch.tensor([ids])).logits[0]
+sys.stdout.buffer.write(json.dumps(ids).encode() + b"\n" + array.array("f", logits.flatten().tolist()).tobytes())
+"#;
+
+#[test]
+#[ignore = "needs the model: cargo xtask setup"]
+fn transformers_reads_an_export_and_gets_the_same_logits() {
+    let engine = barelm_host::cache::folder().join("engines/pytorch");
+    let python = engine.join("bin/python");
+    if !python.is_file() {
+        eprintln!("left out: transformers is not here: cargo xtask engines build pytorch");
+        return;
+    }
+    let model = support::reference_model();
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("model");
+    export(&model.parse().unwrap(), &place, GgmlType::F32).unwrap();
+    let text = "The sea is calm tonight, 静かな夜です。\nfn main() { println!(\"{}\", 6 * 7); }";
+    let theirs = std::process::Command::new(python)
+        .args(["-c", TRANSFORMERS])
+        .arg(&place)
+        .arg(text)
+        .env("LD_LIBRARY_PATH", engine.join("stubs"))
+        .envs([("HF_HUB_OFFLINE", "1"), ("TRANSFORMERS_OFFLINE", "1")])
+        .output()
+        .unwrap();
+    assert!(theirs.status.success(), "{}", String::from_utf8_lossy(&theirs.stderr));
+    let end = theirs.stdout.iter().position(|&byte| byte == b'\n').unwrap();
+    let ids: Vec<u32> = serde_json::from_slice(&theirs.stdout[..end]).unwrap();
+    let (theirs, _) = theirs.stdout[end + 1..].as_chunks::<4>();
+
+    let file = converted(&place, GgmlType::F32).unwrap();
+    let gguf = Gguf::parse(&file).unwrap();
+    let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+    assert_eq!(tokenizer.encode_to_vec(text, Special::Plain).unwrap(), ids);
+    let n = ids.len();
+    let ours = support::session::on_session(&gguf, (barelm::llm::simd::best(), 1), (n, n, n), |session| {
+        support::session::all_logits(session, &ids)
+    });
+    assert!(
+        n > 20 && ours.len() == theirs.len(),
+        "{n} positions, {} and {} logits",
+        ours.len(),
+        theirs.len()
+    );
+    let theirs: Vec<f32> = theirs.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+    let vocabulary = ours.len() / n;
+    let likeliest = |logits: &[f32]| (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+    let mut most = 0.0f32;
+    for (ours, theirs) in ours.chunks(vocabulary).zip(theirs.chunks(vocabulary)) {
+        assert_eq!(likeliest(ours), likeliest(theirs));
+        most = ours.iter().zip(theirs).map(|(ours, theirs)| (ours - theirs).abs()).fold(most, f32::max);
+    }
+    println!("{n} positions, largest difference {most}");
+    // Ours keeps keys and values in f16: 2^-12 of a key, of scores that reach some tens.
+    assert!(most < 0.05, "{most}");
+}
+
 #[test]
 fn split_weights_are_put_together() {
     let (folder, model) = tiny_folder();

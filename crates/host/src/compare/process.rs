@@ -166,6 +166,29 @@ impl Process {
         self.child.id()
     }
 
+    /// Lets it, and all it started, rest until [`Self::resume`]: threads that go on spinning after an answer would take processors
+    /// from whoever is measured next. Nothing happens where the system has no such signal.
+    pub fn pause(&self) {
+        self.signal(true);
+    }
+
+    /// Ends [`Self::pause`].
+    pub fn resume(&self) {
+        self.signal(false);
+    }
+
+    #[cfg(target_os = "linux")]
+    fn signal(&self, rest: bool) {
+        use rustix::process::{Pid, Signal, kill_process_group};
+        if let Some(group) = Pid::from_raw(self.child.id().cast_signed()) {
+            // The group is the engine's own, which is not yet waited for; where it has ended this is no harm.
+            let _ = kill_process_group(group, if rest { Signal::STOP } else { Signal::CONT });
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn signal(&self, _: bool) {}
+
     /// Loads a model in place of the one before.
     pub fn load(&mut self, load: Load) -> Result<Loaded, Trouble> {
         self.tell(&Request::Load(load))?;
@@ -272,6 +295,7 @@ impl Process {
 impl Drop for Process {
     /// Lets the engine end by itself; one that does not within two seconds is ended, with all it started.
     fn drop(&mut self) {
+        self.resume();
         let _ = self.tell_quit();
         drop(self.requests.take());
         let _ = self.wait(Duration::from_secs(2));
@@ -330,4 +354,43 @@ pub fn file_sha256(path: &Path) -> std::io::Result<String> {
     let mut hash = Sha256::new();
     std::io::copy(&mut std::fs::File::open(path)?, &mut hash)?;
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_that_rests_takes_no_processor_and_answers_afterwards() {
+        let hello = serde_json::to_string(&Reply::Hello(Hello { protocol: VERSION, ..Hello::default() }));
+        // Spins between answers, as threads of some libraries do.
+        let script = format!(
+            "echo '{}'; (while :; do :; done) & while read line; do echo nonsense; done; kill $!",
+            hello.unwrap()
+        );
+        let arguments = ["-c".into(), script.into()].into();
+        let command = EngineCommand { program: "sh".into(), arguments };
+        let mut process = Process::start(&command, Patience::default()).unwrap();
+        let ticks = |id: &u32| -> u64 {
+            let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+            stat.rsplit_once(')').unwrap().1.split_whitespace().nth(11).unwrap().parse().unwrap()
+        };
+        let id = process.id();
+        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+        let spinning: u32 = children.trim().parse().unwrap();
+        process.pause();
+        std::thread::sleep(Duration::from_millis(50));
+        let before = ticks(&spinning);
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(ticks(&spinning), before, "ticks of a hundredth of a second");
+        process.resume();
+        let wait = Duration::from_secs(10);
+        let answer = process.ask(&Request::Stats, wait).unwrap_err().to_string();
+        assert!(answer.contains("nonsense"), "{answer}");
+        let begun = std::time::Instant::now();
+        while ticks(&spinning) == before {
+            assert!(begun.elapsed() < wait, "rests on");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Statistics of samples that come in rounds.
 //!
 //! Samples of one round resemble each other more than those of two: the machine drifts. A figure is therefore taken once in
-//! each round, and the rounds are what an interval (95 %) counts: [`over_rounds`] is Student's t for their mean. Few rounds can
+//! each round, and the rounds are what an interval (95 %) counts: it is Student's t for their mean. Few rounds can
 //! agree by chance, so that an interval is never narrower than what the samples within the rounds leave open: a bootstrap of
 //! their medians.
 

@@ -261,13 +261,20 @@ impl Kernels {
         let row_bytes = ty.row_bytes(out.len()).expect("whole blocks of a row");
         assert_eq!(group.len(), packing.rows * row_bytes, "a group of {} rows", packing.rows);
         assert!(row < packing.rows);
-        // A block is 210 bytes at most; of small ones several are taken together.
-        let mut bytes = [0; 256];
-        let blocks = bytes.len() / ty.block_bytes();
-        for (part, out) in out.chunks_mut(blocks * ty.block_len()).enumerate() {
-            let bytes = &mut bytes[..out.len() / ty.block_len() * ty.block_bytes()];
-            packed::unpack_row(ty, packing.rows, (packing.turned)(ty), group, row, part * blocks, bytes);
-            self.dequantize(ty, bytes, out);
+        // Without vector tables nothing is packed.
+        #[cfg(any(
+            all(feature = "neon", target_arch = "aarch64"),
+            all(feature = "simd", target_arch = "x86_64")
+        ))]
+        {
+            // A block is 210 bytes at most; of small ones several are taken together.
+            let mut bytes = [0; 256];
+            let blocks = bytes.len() / ty.block_bytes();
+            for (part, out) in out.chunks_mut(blocks * ty.block_len()).enumerate() {
+                let bytes = &mut bytes[..out.len() / ty.block_len() * ty.block_bytes()];
+                packed::unpack_row(ty, packing.rows, (packing.turned)(ty), group, row, part * blocks, bytes);
+                self.dequantize(ty, bytes, out);
+            }
         }
     }
 

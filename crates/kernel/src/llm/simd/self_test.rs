@@ -3,7 +3,6 @@
 use super::{ActivationBlocks, Activations, Attending, BLOCK, Kernels, KvBlock, available, scalar};
 use crate::llm::quant::GgmlType;
 use crate::llm::random::SplitMix64;
-use crate::llm::tensor::Matrix;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -182,9 +181,15 @@ pub(super) fn dequantize_agrees(kernels: &Kernels, ty: GgmlType, k: usize) -> bo
     scalar().dequantize(ty, &bytes, &mut expected);
     kernels.dequantize(ty, &bytes, &mut ours);
     let mut packed = vec![0; bytes.len()];
-    let matrix = Matrix::new(ty, rows, k, &bytes).expect("whole rows").packed(kernels, &mut packed);
+    kernels.pack(ty, k, &bytes, &mut packed);
     let mut of_packed = vec![3.0; rows * k];
-    of_packed.chunks_mut(k).enumerate().for_each(|(row, out)| matrix.dequantize_row(kernels, row, out));
+    let (grouped, row_bytes) = (kernels.packed_rows().unwrap_or(0), bytes.len() / rows);
+    for (row, out) in of_packed.chunks_mut(k).enumerate() {
+        match row < grouped {
+            true => kernels.dequantize_packed(ty, &packed[..grouped * row_bytes], row, out),
+            false => kernels.dequantize(ty, &packed[row * row_bytes..][..row_bytes], out),
+        }
+    }
     same(&expected, &ours) && same(&expected, &of_packed)
 }
 

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use crate::failure::Failure;
 use crate::model_file::ModelFile;
 
 /// Names and values, in the order of the records.
@@ -29,6 +30,34 @@ pub fn describe(model: Option<&ModelFile>) -> Vec<(String, String)> {
         fields.push(("model_sha256", hash.iter().map(|byte| format!("{byte:02x}")).collect()));
     }
     fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// Reads `KEY:VALUE`.
+///
+/// # Errors
+/// What is wanted instead.
+pub fn given(text: &str) -> Result<(String, String), String> {
+    match text.split_once(':') {
+        Some((key, value)) if !key.is_empty() && !value.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("a name, a colon and a text are wanted".to_owned()),
+    }
+}
+
+/// `fields`, and behind them what only the caller knows.
+///
+/// # Errors
+/// A name that stands there already: what was found out is not replaced by what is said.
+pub fn with_given(
+    mut fields: Vec<(String, String)>,
+    given: &[(String, String)],
+) -> Result<Vec<(String, String)>, Failure> {
+    for (key, value) in given {
+        if fields.iter().any(|(name, _)| name == key) {
+            return Err(Failure::Message(format!("--env {key}: the record has this field already")));
+        }
+        fields.push((key.clone(), value.clone()));
+    }
+    Ok(fields)
 }
 
 /// The processor's name as Linux tells it.

@@ -72,6 +72,27 @@ fn a_filter_picks_cases_and_an_unknown_one_is_refused() {
 }
 
 #[test]
+fn a_record_holds_what_it_is_told_but_not_instead_of_what_it_knows() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("records.jsonl");
+    let told = |env: &[&str]| {
+        let env: Vec<_> = env.iter().flat_map(|pair| ["--env", pair]).collect();
+        bench(&[&["--filter", "dot_product", "--json", path.to_str().unwrap()][..], &env].concat())
+    };
+    assert!(told(&["energy_mj_per_token:812.5", "energy_meter:a meter: one"]).status.success());
+    for line in std::fs::read_to_string(&path).unwrap().lines() {
+        let record: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(record["environment"]["energy_mj_per_token"], "812.5", "{line}");
+        assert_eq!(record["environment"]["energy_meter"], "a meter: one", "{line}");
+    }
+    for (env, why) in [(":5", "a name, a colon"), ("energy", "a name, a colon"), ("machine:fast", "already")]
+    {
+        let output = told(&[env]);
+        assert!(!output.status.success() && text(&output.stderr).contains(why), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
 fn two_files_of_records_are_compared() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();

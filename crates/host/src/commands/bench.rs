@@ -54,6 +54,10 @@ pub struct SuiteArguments {
     /// Write a record of each case to this file, one JSON object a line.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// What the record cannot know by itself, as the image's word `env=`: `energy_mj_per_token:812` and `energy_meter:NAME`,
+    /// say.
+    #[arg(long, value_name = "KEY:VALUE", requires = "json", value_parser = environment::given)]
+    pub env: Vec<(String, String)>,
     /// Compare with the records in this file; a case that is slower beyond noise fails the command.
     #[arg(long, value_name = "FILE")]
     pub baseline: Option<PathBuf>,
@@ -133,7 +137,7 @@ fn suite(arguments: &Arguments, threads: Option<u16>, out: &mut dyn Write) -> Re
     if let Some(model) = &model {
         subject = subject.with_model(&name, model);
     }
-    let environment = environment::describe(file.as_ref());
+    let environment = environment::with_given(environment::describe(file.as_ref()), &options.env)?;
     let environment: Vec<_> =
         environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let synthetic: Vec<_> = options.synthetic.iter().copied().flatten().collect();

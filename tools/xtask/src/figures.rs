@@ -15,7 +15,7 @@ const EMBEDDED: &str = "crates/kernel/assets/tiny.gguf";
 
 /// Most bytes of an image without its model. The goal of 400 KiB is met with NEON alone and without benchmarks
 /// ([`MOST_SMALL_BYTES`]); `PERFORMANCE.md` says what the others are.
-pub const MOST_IMAGE_BYTES: u64 = 790 << 10;
+pub const MOST_IMAGE_BYTES: u64 = 820 << 10;
 /// Most bytes of the small image without its model.
 pub const MOST_SMALL_BYTES: u64 = 400 << 10;
 

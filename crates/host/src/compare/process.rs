@@ -363,9 +363,9 @@ mod tests {
     #[test]
     fn an_engine_that_rests_takes_no_processor_and_answers_afterwards() {
         let hello = serde_json::to_string(&Reply::Hello(Hello { protocol: VERSION, ..Hello::default() }));
-        // Spins between answers, as threads of some libraries do.
+        // Spins between answers, as threads of some libraries do, and from before it greets.
         let script = format!(
-            "echo '{}'; (while :; do :; done) & while read line; do echo nonsense; done; kill $!",
+            "(while :; do :; done) & echo '{}'; while read line; do echo nonsense; done; kill $!",
             hello.unwrap()
         );
         let arguments = ["-c".into(), script.into()].into();

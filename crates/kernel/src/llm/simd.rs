@@ -112,6 +112,8 @@ type Matmul = unsafe fn(GgmlType, &[u8], usize, &Activations<'_>, &mut [f32]);
 struct Packing {
     rows: usize,
     pack: fn(GgmlType, usize, &[u8], &mut [u8], u32),
+    /// Blocks of one row of a whole group, as they lay in the file: type, rows, bits that were flipped, group, row, first block.
+    unpack: fn(GgmlType, usize, u32, &[u8], usize, usize, &mut [u8]),
     /// The bits of a type's words that are flipped, for other signs than the file's.
     turned: fn(GgmlType) -> u32,
     matmul: Matmul,
@@ -261,20 +263,13 @@ impl Kernels {
         let row_bytes = ty.row_bytes(out.len()).expect("whole blocks of a row");
         assert_eq!(group.len(), packing.rows * row_bytes, "a group of {} rows", packing.rows);
         assert!(row < packing.rows);
-        // Without vector tables nothing is packed.
-        #[cfg(any(
-            all(feature = "neon", target_arch = "aarch64"),
-            all(feature = "simd", target_arch = "x86_64")
-        ))]
-        {
-            // A block is 210 bytes at most; of small ones several are taken together.
-            let mut bytes = [0; 256];
-            let blocks = bytes.len() / ty.block_bytes();
-            for (part, out) in out.chunks_mut(blocks * ty.block_len()).enumerate() {
-                let bytes = &mut bytes[..out.len() / ty.block_len() * ty.block_bytes()];
-                packed::unpack_row(ty, packing.rows, (packing.turned)(ty), group, row, part * blocks, bytes);
-                self.dequantize(ty, bytes, out);
-            }
+        // A block is 210 bytes at most; of small ones several are taken together.
+        let mut bytes = [0; 256];
+        let blocks = bytes.len() / ty.block_bytes();
+        for (part, out) in out.chunks_mut(blocks * ty.block_len()).enumerate() {
+            let bytes = &mut bytes[..out.len() / ty.block_len() * ty.block_bytes()];
+            (packing.unpack)(ty, packing.rows, (packing.turned)(ty), group, row, part * blocks, bytes);
+            self.dequantize(ty, bytes, out);
         }
     }
 

@@ -30,7 +30,7 @@ impl Avx512 {
 
 vector_table! {
     "avx512", "avx512f,avx512bw,avx512vnni,avx2,fma,f16c", Avx512, 16 rows a group,
-    packed by Packing { rows: 16, pack: packed::pack::<16>, turned: packed::unsigned_bytes, matmul: products },
+    packed by Packing { rows: 16, pack: packed::pack::<16>, unpack: packed::unpack_row, turned: packed::unsigned_bytes, matmul: products },
     others by super::avx2::TABLE.matmul
 }
 

@@ -12,7 +12,7 @@
 
 use super::neon::packed::{Unpacked, load_x, packed_products, pair, xsum};
 use super::neon::panels::{self, Panels};
-use super::packed::pack;
+use super::packed::{pack, unpack_row};
 use super::product::{Q4_0, Q4_1, Q4_K, Q5_1, Q5_K, Q6_K, Q8_0};
 use super::{Activations, Allowed, Kernels, Packing, neon};
 use crate::llm::quant::GgmlType;
@@ -24,7 +24,13 @@ mod tile;
 /// NEON's table with other products.
 pub(super) static TABLE: Kernels = Kernels {
     name: "dotprod",
-    packing: Some(Packing { rows: 8, pack: pack::<8>, turned: signed_nibbles, matmul: matmul::<tile::Dot> }),
+    packing: Some(Packing {
+        rows: 8,
+        pack: pack::<8>,
+        unpack: unpack_row,
+        turned: signed_nibbles,
+        matmul: matmul::<tile::Dot>,
+    }),
     ..neon::TABLE
 };
 

@@ -5,7 +5,7 @@
 //! whose packed layout and single positions this table shares: one packed model is good for both. Rows come in pairs as a
 //! panel is stored, by `st2`, which is no instruction more.
 
-use super::packed::pack;
+use super::packed::{pack, unpack_row};
 use super::{Allowed, Kernels, Packing, dotprod};
 
 mod tile;
@@ -16,6 +16,7 @@ pub(super) static TABLE: Kernels = Kernels {
     packing: Some(Packing {
         rows: 8,
         pack: pack::<8>,
+        unpack: unpack_row,
         turned: dotprod::signed_nibbles,
         matmul: dotprod::matmul::<tile::Squares>,
     }),

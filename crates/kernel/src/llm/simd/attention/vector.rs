@@ -45,7 +45,7 @@ pub(in crate::llm::simd) fn tile<S: Registers<N>, const N: usize, const Q: usize
     // One row's exponentials are too few to hide how long each takes, so all rows are taken together where registers
     // have room for their sums; a shorter row is filled up to the longest.
     let together = Q * N <= MOST;
-    let longest = counts.iter().fold(0, |a, &b| a.max(b)).div_ceil(GROUP);
+    let longest = (last - block.from).div_ceil(GROUP);
     let steps = counts.map(|count| if together { longest } else { count.div_ceil(GROUP) });
     let mut max = [0.0; GROUP];
     for i in 0..Q {

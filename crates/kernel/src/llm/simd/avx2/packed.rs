@@ -113,6 +113,7 @@ macro_rules! packed_products {
         pub(super) const PACKING: $crate::llm::simd::Packing = $crate::llm::simd::Packing {
             rows: 8,
             pack: $crate::llm::simd::packed::pack::<8>,
+            unpack: $crate::llm::simd::packed::unpack_row,
             turned: $crate::llm::simd::packed::unsigned_bytes,
             matmul: packed_products,
         };

@@ -4,7 +4,7 @@
 //! between NEON tables is only how such words are multiplied with activations: `packed_products!` makes a table's
 //! products of its `integer_sum`. Two or four positions share one unpacking; a tile's sums stay in registers.
 
-use super::super::packed::{Packed, pack};
+use super::super::packed::{Packed, pack, unpack_row};
 use super::super::product::{F16, F32, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, has_minimum};
 use super::super::{Activations, Packing};
 use super::memory::{load_f32, load_pair, load_pairs, load_u8, store_f32};
@@ -144,7 +144,7 @@ packed_products! { "neon", integer_sum, false, 2 positions a tile }
 
 /// This layout, for plain NEON: words as they lie in the file.
 pub(super) const PACKING: Packing =
-    Packing { rows: ROWS, pack: pack::<ROWS>, turned: |_| 0, matmul: products };
+    Packing { rows: ROWS, pack: pack::<ROWS>, unpack: unpack_row, turned: |_| 0, matmul: products };
 
 inlined! {
     /// The integer sums of one sub-block with 32 activations, sub-scales included, as floats.

@@ -2,12 +2,14 @@
 //!
 //! 1. [`Engine`] is one of them: its folder below `crates/host/engines`, its program, what building it takes; [`ENGINES`] are all.
 //! 2. [`mod@build`] builds and copies, [`python`] installs those that are Python packages; [`list`] says what is there.
-//! 3. [`conformance`] is the record of the last test of each engine that CI does not build, with a hash of its folder.
+//! 3. [`server`] is a real server of llama.cpp, which the engine `openai` is tested against.
+//! 4. [`conformance`] is the record of the last test of each engine that CI does not build, with a hash of its folder.
 
 mod build;
 pub mod conformance;
 mod list;
 mod python;
+pub mod server;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,6 +1,8 @@
 """llama.cpp's own server on a port of this machine, by the package `xllamacpp`, until the end of standard input.
 
     python real_server.py MODEL.gguf PORT [SLOTS [THREADS]]
+
+Prints its address when it answers; with port 0 the system chooses one.
 """
 
 import sys

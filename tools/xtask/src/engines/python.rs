@@ -11,8 +11,7 @@ use crate::{Failure, files, process};
 /// Installs the packages of an engine if they are not there, and writes its launcher; gives the size of the environment.
 pub fn install(engine: &Engine, cuda: bool, launcher: &Path) -> Result<u64, Failure> {
     let folder = engine.folder();
-    let python = ["python3", "python"].into_iter().find(|name| process::find(name).is_some());
-    let python = python.ok_or("Python 3 is missing: install python3 and its venv module")?;
+    let python = interpreter().ok_or("Python 3 is missing: install python3 and its venv module")?;
     let mut lists = vec![folder.join("requirements.txt")];
     if cuda {
         lists.push(folder.join("requirements-cuda.txt"));
@@ -47,8 +46,13 @@ pub fn install(engine: &Engine, cuda: bool, launcher: &Path) -> Result<u64, Fail
     size(&home)
 }
 
+/// The name of this machine's Python.
+pub fn interpreter() -> Option<&'static str> {
+    ["python3", "python"].into_iter().find(|name| process::find(name).is_some())
+}
+
 /// What the environment was made from.
-fn stamp(lists: &[PathBuf]) -> Result<String, Failure> {
+pub fn stamp(lists: &[PathBuf]) -> Result<String, Failure> {
     let mut all = Sha256::new();
     for list in lists {
         all.update(std::fs::read(list).map_err(|error| format!("{}: {error}", list.display()))?);

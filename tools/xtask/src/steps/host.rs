@@ -1,10 +1,15 @@
 //! Formatting, lints, documentation and tests on this machine.
 
+use std::path::Path;
+use std::time::Duration;
+
 use super::{Run, Step, Verdict};
+use crate::engines::server::{self, Package, Server};
 use crate::engines::{self, ENGINES, Engine};
-use crate::model;
+use crate::packages::Tool;
 use crate::setup::Need;
 use crate::toolchain::{BARE_METAL, Toolchain};
+use crate::{Failure, model, process};
 
 /// Name and arguments to cargo.
 const CARGO_STEPS: [(&str, &[&str]); 5] = [
@@ -80,12 +85,59 @@ pub fn steps() -> Vec<Step> {
         let names: Vec<_> = built.map(|engine| engine.name.to_owned()).chain(["barelm".into()]).collect();
         run.counted(&mut engines::agree(&names)).into()
     }));
-    // It has servers of its own to be tested against: without one, the conformance test leaves it out.
+    // It has servers of its own to be tested against: without one that is named, the conformance test leaves it out.
     steps.push(Step::new("engine openai", &[], |run: &mut Run| {
         let engine = Engine::named("openai").expect("it is in the table");
         run.counted(&mut engines::command(&engine.folder(), "test")).into()
     }));
+    steps.push(Step::new("engine openai with llama.cpp's server", &[Need::Tool(Tool::Pip)], real_server));
     steps
+}
+
+/// What the conformance tests may take with a server; they take seconds.
+const SERVER_LIMIT: Duration = Duration::from_secs(600);
+/// Conformance tests, each of which must have passed.
+const CONFORMANCE_TESTS: u64 = 7;
+/// Requests that these tests make of a server, at least.
+const SERVER_REQUESTS: usize = 20;
+
+/// The conformance tests of `openai-bench`, and of ours beside it, with a real server behind it.
+fn real_server(run: &mut Run) -> Verdict {
+    match server::package() {
+        Ok(Package::NotOffered(why)) => Verdict::Skipped(why),
+        Ok(Package::At(package, python)) => with_server(run, &package, python).into(),
+        Err(why) => Verdict::Failed(why),
+    }
+}
+
+fn with_server(run: &mut Run, package: &Path, python: &str) -> Result<(), Failure> {
+    engines::build(Engine::named("openai").expect("it is in the table"), false)?;
+    let tests = || {
+        let mut cargo = Toolchain::current().cargo();
+        cargo.args(["test", "-p", "barelm-host", "--test", "engines"]);
+        cargo
+    };
+    // Built first: the server's time is for the tests.
+    process::run(tests().arg("--no-run"))?;
+    let model = crate::root().join("crates/kernel/assets/tiny.gguf");
+    let server = Server::start(package, python, &model, SERVER_LIMIT)?;
+    println!("llama.cpp's server answers at {}, and writes {}", server.url, server.log.display());
+    let mut cargo = tests();
+    cargo.env("BARELM_CONFORMANCE", "barelm,openai").env("BARELM_OPENAI_URL", &server.url);
+    cargo.env_remove("OPENAI_API_KEY");
+    let before = run.tally.passed;
+    run.counted(&mut cargo).map_err(|why| format!("{why}; {}", server.last_words()))?;
+    // The tests fail where a server that is named does not answer; that it was asked is seen in its log.
+    let (passed, requests) = (run.tally.passed - before, server.requests()?);
+    println!("{passed} tests passed; the server computed {requests} requests");
+    if passed < CONFORMANCE_TESTS || requests < SERVER_REQUESTS {
+        return Err(format!(
+            "{passed} tests passed and the server computed {requests} requests: at least {CONFORMANCE_TESTS} and \
+             {SERVER_REQUESTS} are there; {}",
+            server.last_words()
+        ));
+    }
+    Ok(())
 }
 
 fn cargo_step(name: &'static str, arguments: &'static [&'static str]) -> Step {

@@ -204,7 +204,8 @@ impl Live {
 
     /// Waits until something was said.
     fn until(&self, wanted: impl Fn(&[Reply]) -> bool) -> Vec<Reply> {
-        for _ in 0..3000 {
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < Duration::from_secs(60) {
             let replies = replies(&self.output.lock().unwrap());
             if wanted(&replies) {
                 return replies;
@@ -388,12 +389,15 @@ fn requests_of_a_serial_engine_wait_and_can_be_cancelled() {
     let third = done_of(&replies, 3).expect("it was cancelled");
     assert_eq!((third.finish, third.ids.len()), (Finish::Cancelled, 0));
     assert!(done_of(&replies, 1).is_none());
+    // Each takes the fifth of a millisecond, during which the second request waits.
+    let before = tokens_of(&replies, 1);
+    session.until(|replies| tokens_of(replies, 1) >= before + 10);
     session.say(r#"{"type":"cancel","id":1}"#);
     let replies = session.until(|replies| done_of(replies, 2).is_some());
     let (first, second) = (done_of(&replies, 1).unwrap(), done_of(&replies, 2).unwrap());
     assert_eq!((first.finish, first.ids.len()), (Finish::Cancelled, tokens_of(&replies, 1)));
     assert_eq!((second.finish, second.ids.len()), (Finish::Length, 3));
-    // The second waited for the first, which ran for milliseconds.
+    // The second waited for those tokens of the first at least.
     assert!(second.queued_ns > Some(500_000) && second.queued_ns.unwrap() <= second.prefill_ns, "{second:?}");
     session.say(r#"{"type":"submit","id":4,"prompt_ids":[1],"max_tokens":1000000000}"#);
     session.until(|replies| tokens_of(replies, 4) > 0);
@@ -406,21 +410,33 @@ fn requests_of_a_serial_engine_wait_and_can_be_cancelled() {
 fn a_batching_engine_computes_requests_together() {
     let session = Live::start();
     session.say(TOGETHER);
-    for (id, tokens) in [(1, 40), (2, 60), (3, 1_000_000)] {
+    // The first and the third do not end by themselves, so that it does not matter when the others are read.
+    for (id, tokens) in [(1, 1_000_000), (2, 60), (3, 1_000_000)] {
         session.say(&format!(r#"{{"type":"submit","id":{id},"prompt_ids":[1],"max_tokens":{tokens}}}"#));
     }
     session.say(r#"{"type":"submit","id":3,"prompt_ids":[1],"max_tokens":1}"#);
     session.say(r#"{"type":"submit","id":4,"prompt_ids":[1],"max_tokens":0}"#);
     session.say(r#"{"type":"logits","id":5,"ids":[1],"top":1}"#);
-    let replies = session.until(|replies| done_of(replies, 2).is_some());
-    let at = |of: u64, place: usize| {
-        let mut places = replies.iter().enumerate();
-        places.find(|(_, reply)| matches!(reply, Reply::Token { id, index, .. } if *id == of && *index == Some(place))).unwrap().0
+    let refused_of = |replies: &[Reply], of: u64| {
+        replies.iter().any(|reply| matches!(reply, Reply::Error { id: Some(id), .. } if *id == of))
     };
-    // Tokens of the second stand between those of the first.
-    assert!(at(2, 0) < at(1, 39) && at(1, 39) < at(2, 59));
-    assert_eq!(done_of(&replies, 1).unwrap().ids[..4], [2, 3, 0, 1]);
-    assert!(done_of(&replies, 1).unwrap().queued_ns.is_some());
+    session.until(|replies| done_of(replies, 2).is_some() && (3..=5).all(|of| refused_of(replies, of)));
+    session.say(r#"{"type":"cancel","id":1}"#);
+    let replies = session.until(|replies| done_of(replies, 1).is_some());
+    // Between two tokens of the second stands one of the first.
+    let mut own = 0;
+    let mut others = Vec::new();
+    for reply in &replies {
+        match reply {
+            Reply::Token { id: 1, .. } => own += 1,
+            Reply::Token { id: 2, .. } => others.push(std::mem::take(&mut own)),
+            _ => {}
+        }
+    }
+    assert_eq!((others.len(), &others[1..]), (60, &[1; 59][..]));
+    let first = done_of(&replies, 1).unwrap();
+    assert_eq!((&first.ids[..4], first.finish), (&[2, 3, 0, 1][..], Finish::Cancelled));
+    assert!(first.queued_ns.is_some());
     for (of, part) in [(3, "in flight already"), (4, "no tokens"), (5, "max_sequences 1")] {
         let refused = replies.iter().any(
             |reply| matches!(reply, Reply::Error { id: Some(id), message } if *id == of && message.contains(part)),

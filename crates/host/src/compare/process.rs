@@ -85,6 +85,8 @@ pub struct Process {
     requests: Option<ChildStdin>,
     replies: Receiver<(u64, Result<Reply, String>)>,
     complaints: Arc<Mutex<VecDeque<u8>>>,
+    /// Disconnected once standard error has ended.
+    complained: Receiver<()>,
     patience: Patience,
     /// How long `hello` took.
     pub start_ns: u64,
@@ -118,7 +120,9 @@ impl Process {
         let complaints = Arc::new(Mutex::new(VecDeque::new()));
         let kept = Arc::clone(&complaints);
         let mut errors = child.stderr.take().expect("piped");
+        let (complains, complained) = sync_channel(0);
         std::thread::spawn(move || {
+            let _until_the_end = complains;
             let mut buffer = [0; 4096];
             while let Ok(count @ 1..) = errors.read(&mut buffer) {
                 let mut kept = kept.lock().expect("nobody panics while writing bytes");
@@ -127,8 +131,16 @@ impl Process {
                 kept.drain(..more);
             }
         });
-        let mut process =
-            Process { hello: Hello::default(), child, requests, replies, complaints, patience, start_ns: 0 };
+        let mut process = Process {
+            hello: Hello::default(),
+            child,
+            requests,
+            replies,
+            complaints,
+            complained,
+            patience,
+            start_ns: 0,
+        };
         match process.hear(patience.greeting) {
             Ok((_, Reply::Hello(hello))) => {
                 if let Some(why) = hello.unavailable {
@@ -277,8 +289,8 @@ impl Process {
 
     /// The last line it said on standard error.
     fn complaint(&self) -> String {
-        // What was written before the end may still be on its way.
-        std::thread::sleep(Duration::from_millis(20));
+        // What was written before the end may still be on its way; others may hold the stream open behind it.
+        let _ = self.complained.recv_timeout(Duration::from_secs(2));
         let mut kept = self.complaints.lock().expect("nobody panics while writing bytes");
         let text = String::from_utf8_lossy(kept.make_contiguous()).into_owned();
         text.lines()

@@ -41,10 +41,14 @@ impl Sampler {
         let begun = Instant::now();
         let thread = std::thread::spawn(move || {
             let (mut memory, mut samples) = (Vec::new(), Vec::new());
-            while !stopped.load(Ordering::Relaxed) {
+            // Once at least, however short the measurement or late this thread.
+            loop {
                 let t_s = begun.elapsed().as_secs_f64();
                 memory.extend(rss(process).map(|bytes| (t_s, bytes)));
                 samples.extend(device.sample(t_s));
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
                 std::thread::park_timeout(PERIOD);
             }
             (memory, samples, device.missing().map(str::to_owned))
@@ -184,20 +188,34 @@ impl Energy {
 mod tests {
     use super::*;
 
+    /// A shell whose child spins until both are ended.
+    struct Spinning(std::process::Child);
+
+    impl Drop for Spinning {
+        fn drop(&mut self) {
+            use rustix::process::{Pid, Signal, kill_process_group};
+            let group = Pid::from_raw(self.0.id().cast_signed()).expect("a process");
+            kill_process_group(group, Signal::KILL).expect("its own group, which is not waited for yet");
+            self.0.wait().expect("it ends");
+        }
+    }
+
     #[test]
     fn a_process_and_its_children_are_seen() {
-        let mut child = std::process::Command::new("sh")
-            .args(["-c", "i=0; while [ $i -lt 2000000 ]; do i=$((i+1)); done & wait; sleep 30"])
-            .spawn()
-            .unwrap();
-        let sampler = Sampler::begin(child.id(), "cpu");
-        let begun = Instant::now();
-        while tree_cpu_s(child.id()).unwrap_or(0.0) < 0.05 && begun.elapsed().as_secs() < 60 {
+        use std::os::unix::process::CommandExt;
+        let mut shell = std::process::Command::new("sh");
+        let shell = shell.args(["-c", "(while :; do :; done) & wait"]).process_group(0).spawn().unwrap();
+        let spinning = Spinning(shell);
+        let id = spinning.0.id();
+        let sampler = Sampler::begin(id, "cpu");
+        // By the accounts of the tree itself: how long that takes depends on who else works.
+        let used = || tree_cpu_s(id).unwrap();
+        let (begun, before) = (Instant::now(), used());
+        while used() < before + 0.05 && begun.elapsed().as_secs() < 60 {
             std::thread::sleep(Duration::from_millis(20));
         }
         let telemetry = sampler.end();
-        child.kill().unwrap();
-        child.wait().unwrap();
+        drop(spinning);
         assert!(telemetry.cpu_s > Some(0.02), "{telemetry:?}");
         assert!(telemetry.peak_rss > Some(100_000) && !telemetry.rss.is_empty(), "{telemetry:?}");
         assert!(

@@ -456,8 +456,12 @@ fn the_doctor_finds_a_broken_model_and_a_broken_engine() {
         command.env("BARELM_CACHE", folder.path()).env("BARELM_ENGINES", folder.path()).output().unwrap()
     };
     written(folder.path(), "SmolLM2-135M-Instruct.Q4_1.gguf", b"GGUF and no more");
-    let engine = written(folder.path(), "candle-bench", b"#!/bin/sh\necho garbage\n");
-    fs::set_permissions(engine, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let engine = written(folder.path(), "garbage.sh", b"#!/bin/sh\necho garbage\n");
+    // Copied by a process of its own: what is open for writing here would be so in the children that other tests start
+    // at that moment, and a file that anybody writes to cannot be run.
+    let mut install = Command::new("install");
+    install.args(["-m", "755", &engine]).arg(folder.path().join("candle-bench"));
+    assert!(install.status().unwrap().success());
     let output = doctor(&["--json"]);
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stdout).unwrap();

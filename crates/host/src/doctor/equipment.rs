@@ -146,10 +146,13 @@ mod tests {
     use crate::doctor::Verdict;
 
     fn written(folder: &Path, name: &str, text: &str) {
-        use std::os::unix::fs::PermissionsExt;
-        let program = folder.join(name);
-        std::fs::write(&program, text).unwrap();
-        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        // Written by a process of its own: what is open for writing here would be so in the children that other tests start at
+        // that moment, and a file that anybody writes to cannot be run.
+        let mut install = Command::new("install");
+        install.args(["-m", "755", "/dev/stdin"]).arg(folder.join(name)).stdin(Stdio::piped());
+        let mut install = install.spawn().unwrap();
+        std::io::Write::write_all(&mut install.stdin.take().unwrap(), text.as_bytes()).unwrap();
+        assert!(install.wait().unwrap().success());
     }
 
     #[test]

@@ -191,12 +191,16 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn a_program_that_does_not_greet_is_named() {
-        use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let say = |script: &str| {
-            let program = folder.path().join(format!("engine{}", script.len()));
-            std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-            std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+            let program = folder.path().join("engine");
+            // Written by a process of its own: what is open for writing here would be so in the children that other
+            // tests start at that moment, and a file that anybody writes to cannot be run.
+            let mut install = Command::new("install");
+            install.args(["-m", "755", "/dev/stdin"]).arg(&program).stdin(Stdio::piped());
+            let mut install = install.spawn().unwrap();
+            write!(install.stdin.take().unwrap(), "#!/bin/sh\n{script}\n").unwrap();
+            assert!(install.wait().unwrap().success());
             greeting(&program)
         };
         let hello = say(r#"echo '{"type":"hello","version":"x 1"}'"#).unwrap();

@@ -5,8 +5,8 @@
 mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use barelm::llm::generate::{Finish, GenerateConfig, generate};
 use barelm::llm::gguf::Gguf;
@@ -23,18 +23,26 @@ use barelm::llm::transformer::{Logits, Session};
 use barelm_host::quantize::quantize;
 use support::tiny_model;
 
-/// The system's allocator, counting the calls that hand out memory, on any thread.
+/// The system's allocator, counting the calls that hand out memory.
 struct Counting;
 
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-/// Bytes handed out so far, those given back included.
-static BYTES: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    /// Calls of this thread, which does all work here: the test harness has threads of its own, which may allocate
+    /// whenever they come to run.
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+    /// Bytes handed out so far, those given back included.
+    static BYTES: Cell<usize> = const { Cell::new(0) };
+}
+
+fn count(bytes: usize) {
+    ALLOCATIONS.with(|count| count.set(count.get() + 1));
+    BYTES.with(|count| count.set(count.get() + bytes));
+}
 
 // SAFETY: every call goes to `System` unchanged; only a counter is added.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
-        BYTES.fetch_add(layout.size(), Ordering::SeqCst);
+        count(layout.size());
         // SAFETY: the caller keeps `GlobalAlloc`'s contract, which is `System`'s.
         unsafe { System.alloc(layout) }
     }
@@ -45,8 +53,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
-        BYTES.fetch_add(new_size, Ordering::SeqCst);
+        count(new_size);
         // SAFETY: as above; the pointer came from `System`.
         unsafe { System.realloc(pointer, layout, new_size) }
     }
@@ -57,12 +64,11 @@ static ALLOCATOR: Counting = Counting;
 
 /// Runs `work` and returns how often it allocated.
 fn allocations(work: impl FnOnce()) -> usize {
-    let before = ALLOCATIONS.load(Ordering::SeqCst);
+    let before = ALLOCATIONS.get();
     work();
-    ALLOCATIONS.load(Ordering::SeqCst) - before
+    ALLOCATIONS.get() - before
 }
 
-// One test only: the counter sees every thread of the process.
 #[test]
 fn nothing_allocates_after_construction() {
     assert!(allocations(|| drop(std::hint::black_box(vec![1u8; 100]))) > 0, "the counter counts");
@@ -82,10 +88,10 @@ fn check_scheduler(gguf: &Gguf<'_>) {
     let config = SchedulerConfig { sequences: 3, positions: 256, batch: 8, chunk: 4, ..Default::default() };
     let plan = Plan::scheduler(gguf, &config).expect("the plan fits");
     let mut memory = vec![0; plan.session() as usize];
-    let before = BYTES.load(Ordering::SeqCst);
+    let before = BYTES.get();
     let mut scheduler =
         Scheduler::new(&model, config, simd::scalar(), &Solo, &mut memory).expect("the memory suffices");
-    let allocated = BYTES.load(Ordering::SeqCst) - before;
+    let allocated = BYTES.get() - before;
     assert_eq!(allocated as u64, plan.bookkeeping, "what the plan says");
     for id in 0..8 {
         let sampler = SamplerConfig { temperature: 0.9, repetition_penalty: 1.1, ..Default::default() };
@@ -159,10 +165,10 @@ fn check(gguf: &Gguf<'_>) {
             let run = GenerateConfig { max_tokens: 24, ignore_stop: true };
             let mut at_first = None;
             let generated = generate(&mut session, &tokenizer, &mut sampler, &ids, run, |_| {
-                at_first.get_or_insert_with(|| ALLOCATIONS.load(Ordering::SeqCst));
+                at_first.get_or_insert_with(|| ALLOCATIONS.get());
                 ControlFlow::Continue(())
             });
-            let at_end = ALLOCATIONS.load(Ordering::SeqCst);
+            let at_end = ALLOCATIONS.get();
             assert_eq!(generated.expect("it generates").finish, Finish::Length);
             assert_eq!(at_end - at_first.expect("there were steps"), 0, "generate: {place}");
         }

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use barelm_host::compare::record::{self, Outcome, Row, Summary, Visit};
 use barelm_host::compare::summary::summarize;
@@ -59,29 +60,49 @@ fn command(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// A short comparison with engines given as `NAME=MODE…`. One that others on this machine disturbed is run again, twice at most:
-/// times and clocks are looked at to a percent.
-fn compare(fakes: &[&str], arguments: &[&str]) -> Run {
+/// A short comparison with engines given as `NAME=MODE…`, and what `good` thinks of it. Times and clocks are looked at to a
+/// percent: where it finds something wrong and others on this machine were at work meanwhile, the comparison is run again,
+/// four times at most.
+fn compare(fakes: &[&str], arguments: &[&str], good: &dyn Fn(&Run) -> Result<(), String>) -> Run {
     let disturbed = |run: &Run| {
         let again =
             |row: &Row| matches!(row, Row::Visit(visit) if visit.attempt > 0 && visit.contended.is_some());
         run.rows.iter().any(again)
     };
     let mut run = compare_once(fakes, arguments);
-    for _ in 0..2 {
-        if !disturbed(&run) {
+    for _ in 0..4 {
+        if good(&run).is_ok() || !disturbed(&run) {
             break;
         }
         run = compare_once(fakes, arguments);
     }
+    good(&run).unwrap_or_else(|why| panic!("{why}\n{:?}", run.output));
     run
+}
+
+/// These engines have figures.
+fn measured(run: &Run, engines: &[&str]) -> Result<(), String> {
+    match engines.iter().find_map(|engine| Some((engine, run.summary(engine).reason?))) {
+        Some((engine, reason)) => Err(format!("{engine}: {reason}")),
+        None => Ok(()),
+    }
+}
+
+/// Held alone by the test that looks at times, by the others together.
+static TIMES: RwLock<()> = RwLock::new(());
+
+fn among_others() -> RwLockReadGuard<'static, ()> {
+    TIMES.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// See [`compare`].
 fn compare_once(fakes: &[&str], arguments: &[&str]) -> Run {
     let folder = tempfile::tempdir().expect("a folder");
     let program = folder.path().join("fake-engine");
-    std::fs::copy(fake(), &program).expect("it can be copied");
+    // By a process of its own: what is open for writing here would be so in the children that other tests start at that
+    // moment, and a file that anybody writes to cannot be run.
+    let copied = Command::new("cp").arg(fake()).arg(&program).status().expect("cp is there");
+    assert!(copied.success());
     let fakes: Vec<String> = fakes
         .iter()
         .map(|fake_and_mode| {
@@ -111,22 +132,29 @@ fn compare_once(fakes: &[&str], arguments: &[&str]) -> Run {
 
 #[test]
 fn known_delays_are_recovered_within_a_percent() {
-    let run = compare(&["slow=delays 200 20"], &[]);
+    let _alone = TIMES.write().unwrap_or_else(PoisonError::into_inner);
+    let recovered = |run: &Run| {
+        // Ours is measured beside it.
+        measured(run, &["slow", "barelm"])?;
+        let slow = run.summary("slow");
+        let delays =
+            [("ttft_ms", 200.0), ("tpot_ms", 20.0), ("itl_ms", 20.0), ("e2e_ms", 200.0 + 63.0 * 20.0)];
+        for (name, wanted) in delays {
+            let median = slow.distributions[name].median;
+            if (median / wanted - 1.0).abs() >= 0.01 {
+                return Err(format!("{name}: {median}, not {wanted}"));
+            }
+        }
+        // One request after the other, without a pause between.
+        let rate = slow.figures["output_tok_s"].value;
+        match (rate / (64.0 / 1.46) - 1.0).abs() < 0.02 {
+            true => Ok(()),
+            false => Err(format!("{rate} tokens a second")),
+        }
+    };
+    let run = compare(&["slow=delays 200 20"], &[], &recovered);
     assert!(run.output.status.success(), "{:?}", run.output);
-    let slow = run.summary("slow");
-    assert_eq!(slow.reason, None, "{slow:?}");
-    for (name, wanted) in
-        [("ttft_ms", 200.0), ("tpot_ms", 20.0), ("itl_ms", 20.0), ("e2e_ms", 200.0 + 63.0 * 20.0)]
-    {
-        let median = slow.distributions[name].median;
-        assert!((median / wanted - 1.0).abs() < 0.01, "{name}: {median}, not {wanted}");
-    }
-    // One request after the other, without a pause between.
-    let rate = slow.figures["output_tok_s"].value;
-    assert!((rate / (64.0 / 1.46) - 1.0).abs() < 0.02, "{rate}");
-    // Ours was measured beside it, and computed the same tokens.
-    let ours = run.summary("barelm");
-    assert_eq!(ours.reason, None, "{ours:?}");
+    // Ours computed the same tokens.
     assert_eq!(run.visits("barelm")[0].answers[0].ids, run.visits("slow")[0].answers[0].ids);
     let Row::Run(header) = &run.rows[0] else { panic!("{:?}", run.rows[0]) };
     assert!(header.fake && header.quick, "the record is marked");
@@ -154,7 +182,10 @@ fn every_fault_is_found_and_the_others_are_measured() {
     let names: Vec<String> = faults.iter().map(|(mode, _)| format!("{mode}={mode}")).collect();
     let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
     names.extend(["late=slow-start", "unloadable=unloadable"]);
-    let run = compare(&names, &["--rounds", "1", "--patience", "20", "--engine=absent=/nonexistent/engine"]);
+    let _others = among_others();
+    let others_are_measured = |run: &Run| measured(run, &["barelm", "late"]);
+    let arguments = ["--rounds", "1", "--patience", "20", "--engine=absent=/nonexistent/engine"];
+    let run = compare(&names, &arguments, &others_are_measured);
     assert!(run.output.status.success(), "{:?}", run.output);
     for (mode, part) in faults {
         let summary = run.summary(mode);
@@ -164,9 +195,6 @@ fn every_fault_is_found_and_the_others_are_measured() {
     }
     // What it said last is told.
     assert!(run.summary("crash").reason.expect("checked").contains("segmentation fault, so to say"));
-    for good in ["barelm", "late"] {
-        assert_eq!(run.summary(good).reason, None, "{good}");
-    }
     assert!(run.missing("absent").contains("/nonexistent/engine"), "{}", run.missing("absent"));
     let unloadable = run.missing("unloadable");
     assert!(unloadable.contains("unavailable") && unloadable.contains("libfake.so.1"), "{unloadable}");
@@ -181,7 +209,12 @@ fn every_fault_is_found_and_the_others_are_measured() {
 
 #[test]
 fn a_record_shows_the_figures_of_its_samples_and_no_others() {
-    let run = compare(&[], &["--self"]);
+    let _others = among_others();
+    let run =
+        compare(&[], &["--self"], &|run| match summarize(&run.rows).into_iter().find_map(|s| s.reason) {
+            Some(reason) => Err(reason),
+            None => Ok(()),
+        });
     assert!(run.output.status.success(), "{:?}", run.output);
     let show = |path: &Path| {
         Command::new(env!("CARGO_BIN_EXE_barelm"))
@@ -221,6 +254,7 @@ fn a_record_shows_the_figures_of_its_samples_and_no_others() {
 
 #[test]
 fn an_interrupt_keeps_what_was_measured_and_resume_goes_on() {
+    let _others = among_others();
     let folder = tempfile::tempdir().expect("a folder");
     let slow = format!("--engine=slow={} delays 100 10", fake().display());
     let arguments = [
@@ -254,12 +288,12 @@ fn an_interrupt_keeps_what_was_measured_and_resume_goes_on() {
     let output = child.wait_with_output().expect("it ends");
     assert!(output.status.success(), "{output:?}");
     let before = record::read(&path).expect("a record");
-    let good = |rows: &[Row]| {
-        rows.iter()
-            .filter(|row| matches!(row, Row::Visit(visit) if visit.outcome == Outcome::Measured))
-            .count()
+    // Where others were at work, clocks may have seemed wrong.
+    let done = |visit: &Visit| {
+        visit.measured() || visit.contended.is_some() && visit.outcome != Outcome::Interrupted
     };
-    assert!(good(&before) >= 1, "{before:?}");
+    let kept = before.iter().any(|row| matches!(row, Row::Visit(visit) if done(visit)));
+    assert!(kept, "{before:?}");
     // The same again is refused, so that nothing is overwritten.
     let again = command(folder.path(), &arguments).output().expect("it runs");
     assert!(
@@ -275,7 +309,7 @@ fn an_interrupt_keeps_what_was_measured_and_resume_goes_on() {
         let mut rounds: Vec<usize> = after
             .iter()
             .filter_map(|row| match row {
-                Row::Visit(visit) if visit.engine.name == engine && visit.measured() => Some(visit.round),
+                Row::Visit(visit) if visit.engine.name == engine && done(visit) => Some(visit.round),
                 _ => None,
             })
             .collect();
@@ -288,6 +322,7 @@ fn an_interrupt_keeps_what_was_measured_and_resume_goes_on() {
 
 #[test]
 fn the_plan_is_shown_before_anything_is_measured() {
+    let _others = among_others();
     let folder = tempfile::tempdir().expect("a folder");
     let plan = |arguments: &[&str]| {
         let output = command(folder.path(), &[&["--plan"], arguments].concat()).output().expect("it runs");

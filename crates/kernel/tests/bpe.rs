@@ -196,13 +196,20 @@ fn work_is_bounded_by_the_length_of_the_text() {
         let tokenizer = made.tokenizer(PreTokenizer::from_name(pre).unwrap(), pre == "llama-bpe");
         for unit in units {
             let text = unit.repeat(100_000 / unit.len());
-            let mut encoder = Encoder::with_capacity(text.len());
             let mut out = Vec::with_capacity(text.len());
-            let start = std::time::Instant::now();
-            tokenizer.encode(&mut encoder, &text, Special::Parse, &mut out).unwrap();
-            assert!(encoder.steps() <= 20 * text.len() as u64, "{pre} {unit:?}: {} steps", encoder.steps());
-            // Quadratic work on 100 kB takes many seconds; linear work some milliseconds.
-            assert!(start.elapsed().as_secs_f64() < 2.0, "{pre} {unit:?}: {:?}", start.elapsed());
+            let mut tries = (0..5).map(|_| {
+                let mut encoder = Encoder::with_capacity(text.len());
+                out.clear();
+                let start = std::time::Instant::now();
+                tokenizer.encode(&mut encoder, &text, Special::Parse, &mut out).unwrap();
+                let seconds = start.elapsed().as_secs_f64();
+                let steps = encoder.steps();
+                assert!(steps <= 20 * text.len() as u64, "{pre} {unit:?}: {steps} steps");
+                seconds
+            });
+            // Quadratic work on 100 kB takes many seconds each time; linear work some milliseconds, if nobody is in its way.
+            assert!(tries.any(|seconds| seconds < 2.0), "{pre} {unit:?}");
+            drop(tries);
             assert_eq!(tokenizer.decode_to_string(&out, SpecialText::Show).unwrap(), text);
         }
     }

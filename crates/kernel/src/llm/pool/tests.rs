@@ -195,15 +195,24 @@ fn a_slow_member_does_less() {
         2,
         |_| {},
         |run| {
-            // The job is long enough for the helper to come: 100 units of a millisecond, or of ten on the slow member.
+            // The job is long enough for the helper to come: 100 units of a millisecond. On the slow member one takes
+            // as long as ten of the other's, by counting these: sleeps are as long as a busy machine makes them.
             let units = [const { AtomicUsize::new(0) }; 2];
+            let begun = std::time::Instant::now();
+            let ten_more = |slow: usize| units[0].load(Ordering::Relaxed) >= (10 * (slow + 1)).min(62);
             run(&|member| {
                 member.step(
                     100,
                     || (),
                     |(), claimed| {
                         for _ in claimed {
-                            thread::sleep(Duration::from_millis(if member.index == 1 { 10 } else { 1 }));
+                            thread::sleep(Duration::from_millis(1));
+                            while member.index == 1
+                                && !ten_more(units[1].load(Ordering::Relaxed))
+                                && begun.elapsed() < Duration::from_secs(30)
+                            {
+                                thread::sleep(Duration::from_millis(1));
+                            }
                             units[member.index].fetch_add(1, Ordering::Relaxed);
                         }
                     },

@@ -65,7 +65,7 @@ impl Said {
 pub fn run() -> Result<Said, Failure> {
     let mut qemu = build()?;
     println!("{}", process::shown(&qemu));
-    let outcome = guest::run(&mut qemu, Duration::from_secs(60), guest::Console::Shown)?;
+    let outcome = guest::run(&mut qemu, Duration::from_secs(300), guest::Console::Shown)?;
     match outcome.status {
         Some(0) => Said::read(&outcome.text),
         _ => Err(format!("{}\n{}", outcome.ending(), outcome.last_lines(5))),

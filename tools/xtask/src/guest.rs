@@ -335,8 +335,10 @@ mod tests {
 
     #[test]
     fn a_machine_that_hangs_is_stopped() {
-        let child = shell("echo started; exec sleep 600");
-        let outcome = watch(child, Instant::now() + Duration::from_millis(300), false).unwrap();
+        let mut child = shell("echo started; echo >&2; exec sleep 600");
+        // Its time begins when it has said what it says: a busy machine may be long about starting a shell.
+        child.stderr.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let outcome = watch(child, Instant::now() + Duration::from_secs(1), false).unwrap();
         assert!(outcome.timed_out && outcome.status.is_none());
         assert_eq!(outcome.text, "started\n");
         assert!(outcome.ending().contains("time limit"));

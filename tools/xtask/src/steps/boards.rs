@@ -252,7 +252,7 @@ fn judge(case: &Case, run: &Run) -> Result<(), Failure> {
         uart: case.uart,
         semihosting: case.semihosting,
         no_reboot: case.no_reboot,
-        limit: Duration::from_secs(60),
+        limit: Duration::from_secs(300),
         ..Boot::default()
     };
     if case.hash {

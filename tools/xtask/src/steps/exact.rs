@@ -84,7 +84,7 @@ fn small(run: &Run) -> Result<(), Failure> {
         words: "raw=1 tokens=4 hash=1".to_string(),
         cores: 2,
         memory: "512M".to_string(),
-        limit: Duration::from_secs(120),
+        limit: Duration::from_secs(300),
         ..Boot::default()
     };
     let outcome = boot.run(Console::Kept)?;

@@ -86,7 +86,8 @@ fn boot(run: &Run, words: &[(&str, &str)]) -> Result<Boot, Failure> {
         words: words.as_str().to_string(),
         cores: 2,
         memory: "512M".to_string(),
-        limit: Duration::from_secs(180),
+        // Of a whole session, on a machine where others work too.
+        limit: Duration::from_secs(600),
         ..Boot::default()
     })
 }
@@ -206,7 +207,7 @@ fn second(run: &Run) -> Result<(), Failure> {
         uart: 1,
         second_uart: Some(file.clone()),
         words: "-- suite=off model=embedded tokens=3 loguart=1 log=debug".to_string(),
-        limit: Duration::from_secs(60),
+        limit: Duration::from_secs(300),
         ..Boot::default()
     };
     println!("{}", process::shown(&boot.command(Console::Kept)));

@@ -6,9 +6,10 @@
 //! 3. [`models`] are what engines run, [`quality`] is how exactly they do.
 //! 4. [`record`] is what is kept of a run: rows with every sample.
 //! 5. [`summary`] makes the figures of a record, by [`stats`]; a report does the same and gets the same.
-//! 6. [`ops`] knows what single operations should give, [`machine`] what the machine can do; [`found`] looks for engines that
+//! 6. [`attending`] is what rows say of an engine's cache and attention, [`ops`] knows what single operations should give, [`machine`] what the machine can do; [`found`] looks for engines that
 //!    are here already, and [`show`] prints it all.
 
+pub mod attending;
 pub mod found;
 pub mod machine;
 pub mod models;

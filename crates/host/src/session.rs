@@ -59,6 +59,7 @@ impl Backend for Ours {
                 ),
             ),
             ("kv_type", "f16".to_owned()),
+            ("flash_attention", "on: blocks of 64 positions, merged by an online softmax".to_owned()),
             ("build", if cfg!(debug_assertions) { "debug assertions" } else { "release" }.to_owned()),
             ("commit", env!("BARELM_COMMIT").to_owned()),
         ];

@@ -18,6 +18,7 @@ use std::sync::LazyLock;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::packages::Tool;
 use crate::setup::Need;
@@ -54,6 +55,9 @@ pub struct Engine {
     cuda_takes: Option<(u32, u32)>,
     /// Whether every run of CI builds and tests it.
     pub in_ci: bool,
+    /// Settings that its adapter does not say: `barelm compare` puts them into its records.
+    #[serde(default, rename = "settings")]
+    _settings: IgnoredAny,
     /// Folders outside its own that it is made of.
     #[serde(default)]
     shared: Vec<&'static str>,

@@ -96,7 +96,8 @@ pub struct EngineId {
     pub batching: Batching,
     /// CPU features that its code uses: what it was built for.
     pub build: Vec<String>,
-    /// Its settings; `kernels` among them is the path its arithmetic takes.
+    /// Its settings: those of its greeting, and where that does not say them those that `engines.json` knows. `kernels` among them
+    /// is the path its arithmetic takes; `kv_type`, `flash_attention` and `cuda_graphs` are read by [`Attending`](super::attending::Attending).
     pub settings: BTreeMap<String, String>,
     /// Why this build is slower than it could be: such a row gets no ratio.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,5 +1,6 @@
 //! The engines that can be compared: their programs, and what getting one costs.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -21,6 +22,8 @@ pub struct Known {
     pub minutes: u32,
     /// About how much it downloads and builds.
     pub mib: u32,
+    /// Settings that are known of it though its adapter does not say them.
+    pub settings: BTreeMap<String, String>,
 }
 
 /// What of `engines.json` matters here; `cargo xtask engines` reads the rest.
@@ -32,6 +35,8 @@ struct Listed {
     minutes: u32,
     mib: u32,
     cuda_takes: Option<(u32, u32)>,
+    #[serde(default)]
+    settings: BTreeMap<String, String>,
 }
 
 /// All of them, ours first.
@@ -46,6 +51,7 @@ pub fn known() -> &'static [Known] {
             build: "cargo build --release".into(),
             minutes: 2,
             mib: 200,
+            settings: BTreeMap::new(),
         };
         let forms = listed.iter().flat_map(|engine| {
             let form = |program, behind: &str, option: &str, (minutes, mib)| Known {
@@ -55,6 +61,7 @@ pub fn known() -> &'static [Known] {
                 build: format!("cargo xtask engines build {}{option}", engine.name),
                 minutes,
                 mib,
+                settings: engine.settings.clone(),
             };
             let takes = (engine.minutes, engine.mib);
             let cuda_takes = engine.cuda_takes.unwrap_or(takes);
@@ -73,6 +80,12 @@ impl Known {
     /// The engine of this name.
     pub fn find(name: &str) -> Option<&'static Self> {
         known().iter().find(|known| known.name == name)
+    }
+
+    /// What is known of the engine whose program this is, beside what it says itself.
+    pub fn settings_of(program: &Path) -> BTreeMap<String, String> {
+        let known = known().iter().find(|known| program.ends_with(known.program));
+        known.map(|known| known.settings.clone()).unwrap_or_default()
     }
 
     /// Whether it is ours.
@@ -117,6 +130,9 @@ mod tests {
             assert!(engine.how_to_get().contains(&engine.build));
         }
         assert_eq!(Known::find("fly"), None);
+        let settings = |program: &str| Known::settings_of(Path::new(program));
+        assert_eq!(settings("a/pytorch-cuda-bench")["kv_type"], "as the weights");
+        assert_eq!(settings("a/fake-pytorch-cuda-bench"), BTreeMap::new());
         let cuda = Known::find("candle-cuda").unwrap();
         assert_eq!(
             (cuda.program, &*cuda.build),

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use barelm_protocol::{Load, Op, Reply, Request};
 
+use super::attending::completed;
 use super::models::Subject;
 use super::ops::{NAMES, reference};
 use super::process::{EngineCommand, Patience, Process, Trouble, file_sha256, unexpected};
@@ -12,6 +13,7 @@ use super::quality::{self, Said};
 use super::record::{
     AnswerCheck, Arrival, Case, EngineId, EngineRow, OpRow, Outcome, Row, Scenario, Telemetry, Visit, Writer,
 };
+use super::registry;
 use super::scenario::{Effort, Planned};
 use super::stats::shuffled;
 use super::telemetry::{Sampler, tree};
@@ -215,7 +217,10 @@ impl<'r> Runner<'r> {
                             device: hello.device.clone(),
                             batching: hello.batching,
                             build: hello.compiled.clone(),
-                            settings: hello.settings.clone(),
+                            settings: completed(
+                                &hello.settings,
+                                &registry::Known::settings_of(&command.program),
+                            ),
                             crippled: hello.crippled.clone(),
                         },
                         formats: hello.formats.clone(),

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::attending::Attending;
 use super::record::{Interval, Row, Summary};
 
 /// The figures, our losses first, and what a reader must know.
@@ -19,6 +20,7 @@ pub fn table(rows: &[Row], summaries: &[Summary]) -> String {
         "threads",
         "engine",
         "batching",
+        "kv type",
         "tok/s",
         "ttft ms",
         "tpot ms",
@@ -36,6 +38,7 @@ pub fn table(rows: &[Row], summaries: &[Summary]) -> String {
             summary.case.threads.to_string(),
             summary.engine.clone(),
             summary.batching.name().to_owned(),
+            Attending::of(rows, &summary.engine).kv_type,
         ];
         let tail = match &summary.reason {
             Some(why) => vec![format!("— {why}")],
@@ -66,14 +69,14 @@ pub fn table(rows: &[Row], summaries: &[Summary]) -> String {
     }
     let columns = header.len();
     let width = |column: usize| {
-        let cells = lines.iter().filter(|line| line.len() == columns || column < 6);
+        let cells = lines.iter().filter(|line| line.len() == columns || column < 7);
         cells.filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     for line in &lines {
         for (column, cell) in line.iter().enumerate() {
             let pad = widths[column].saturating_sub(cell.chars().count());
-            let _ = match column >= 6 && line.len() == columns {
+            let _ = match column >= 7 && line.len() == columns {
                 true => write!(out, "{}{cell}  ", " ".repeat(pad)),
                 false => write!(out, "{cell}{}  ", " ".repeat(pad)),
             };

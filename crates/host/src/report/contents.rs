@@ -4,6 +4,7 @@
 //! Every figure comes from [`summarize`], which computes it from the samples; nothing is taken from the summaries that a
 //! record carries. [`verify`] holds those to the same figures.
 
+use crate::compare::attending::Attending;
 use crate::compare::record::{
     EngineRow, Interval, OpRow, Quality, Row, Run, Scenario, Summary, Visit, differing, without_figures,
 };
@@ -170,8 +171,8 @@ fn times(found: Option<&Interval>) -> Cell {
     interval(found, 1.0).toned(tone)
 }
 
-/// Engine, model and threads: the first cells of most rows.
-fn who(s: &Summary) -> Vec<Cell> {
+/// Engine, model, threads and what its cache holds: the first cells of most rows.
+fn who(record: &Record<'_>, s: &Summary) -> Vec<Cell> {
     vec![
         Cell::text(&s.engine),
         Cell::text(&s.model),
@@ -180,6 +181,7 @@ fn who(s: &Summary) -> Vec<Cell> {
             s.case.threads as f64,
             format!("{}{}", s.case.threads, if s.best { " (best)" } else { "" }),
         ),
+        Cell::text(Attending::of(record.rows, &s.engine).kv_type),
     ]
 }
 

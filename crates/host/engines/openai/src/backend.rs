@@ -28,10 +28,12 @@ pub struct OpenAi {
 impl OpenAi {
     /// Looks for the server.
     pub fn new(options: Options) -> Self {
-        let mut settings = BTreeMap::from([
-            ("memory".to_owned(), "of this client, not of the server".to_owned()),
-            ("threads".to_owned(), "the server's own".to_owned()),
-        ]);
+        let mut settings =
+            BTreeMap::from([("memory".to_owned(), "of this client, not of the server".to_owned())]);
+        // Nobody can ask a server for these.
+        for name in ["threads", "kv_type", "flash_attention", "cuda_graphs"] {
+            settings.insert(name.into(), "the server's own".into());
+        }
         if let Some(url) = &options.url {
             settings.insert("url".into(), url.clone());
         }

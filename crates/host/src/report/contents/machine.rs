@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::compare::attending::Attending;
 use crate::compare::record::{DeviceSample, OpRow, Outcome, Scenario};
 use crate::compare::stats::distribution;
 use crate::report::chart::{Axis, Chart, Mark, Point, Series, add, short};
@@ -318,6 +319,13 @@ pub(super) fn method(record: &Record<'_>) -> Section {
             Cell::text(engine.program_sha256.as_deref().map_or("—", |hash| &hash[..hash.len().min(12)])),
         ])
     });
+    let attending = record.engines().filter(|engine| engine.hello.is_some()).map(|engine| {
+        let Attending { device, kv_type, flash_attention, cuda_graphs } =
+            Attending::of(record.rows, &engine.name);
+        [engine.name.clone(), device, kv_type, flash_attention, cuda_graphs].map(Cell::text).into()
+    });
+    let words = ["engine", "device", "KV type", "flash attention", "CUDA graphs"];
+    parts.extend(table("Cache and attention", &words, attending.collect()));
     let columns = ["engine", "version", "built for", "settings", "crippled", "program (SHA-256)"];
     parts.extend(table("Engines", &columns, rows.collect()));
     let mut remarks: Vec<String> = record

@@ -11,7 +11,7 @@ pub(super) fn losses(record: &Record<'_>) -> Section {
     let mut rows = Vec::new();
     for s in record.summaries.iter().filter(|s| s.reason.is_none()) {
         for (name, found) in s.ours_times.iter().filter(|(_, found)| found.value < 1.0) {
-            let mut row = who(s);
+            let mut row = who(record, s);
             row.extend([
                 Cell::text(s.case.scenario.name()),
                 Cell::text(&s.label),
@@ -21,14 +21,23 @@ pub(super) fn losses(record: &Record<'_>) -> Section {
             rows.push(row);
         }
     }
-    rows.sort_by(|a, b| a[7].value.partial_cmp(&b[7].value).unwrap_or(std::cmp::Ordering::Equal));
+    rows.sort_by(|a, b| a[8].value.partial_cmp(&b[8].value).unwrap_or(std::cmp::Ordering::Equal));
     let compared = record.summaries.iter().any(|s| !s.ours_times.is_empty());
     let none = Part::Text(match compared {
         true => "In no case is another engine ahead of ours. What could not be compared is under “What was measured, and what was not”.".into(),
         false => "No case of this record can be compared: the reasons are under “What was measured, and what was not” and in the remarks.".into(),
     });
-    let columns =
-        ["ahead of ours", "model", "class", "threads", "scenario", "case", "by", "ours, times as fast"];
+    let columns = [
+        "ahead of ours",
+        "model",
+        "class",
+        "threads",
+        "KV type",
+        "scenario",
+        "case",
+        "by",
+        "ours, times as fast",
+    ];
     let parts = table("Where BareLM is behind", &columns, rows).unwrap_or(none);
     Section { heading: "Where BareLM is behind".into(), parts: vec![parts] }
 }
@@ -36,7 +45,7 @@ pub(super) fn losses(record: &Record<'_>) -> Section {
 pub(super) fn ratios(record: &Record<'_>) -> Section {
     let cell = |s: &Summary, name: &str| times(s.ours_times.get(name));
     let rows = record.summaries.iter().filter(|s| !s.ours_times.is_empty()).map(|s| {
-        let mut row = who(s);
+        let mut row = who(record, s);
         row.extend([Cell::text(s.case.scenario.name()), Cell::text(&s.label)]);
         row.extend(["ttft", "tpot", "e2e", "throughput"].map(|name| cell(s, name)));
         row.push(times(s.ours_times_best.get("throughput")));
@@ -47,6 +56,7 @@ pub(super) fn ratios(record: &Record<'_>) -> Section {
         "model",
         "class",
         "threads",
+        "KV type",
         "scenario",
         "case",
         "first token",
@@ -64,7 +74,7 @@ pub(super) fn ratios(record: &Record<'_>) -> Section {
 
 pub(super) fn single(record: &Record<'_>) -> Section {
     let rows = record.of(Scenario::Single).map(|s| {
-        let mut row = who(s);
+        let mut row = who(record, s);
         let figure = |name: &str| s.figures.get(name);
         row.extend([
             Cell::text(&s.label),
@@ -85,6 +95,7 @@ pub(super) fn single(record: &Record<'_>) -> Section {
         "model",
         "class",
         "threads",
+        "KV type",
         "case",
         "first token, ms (median / p95 / p99)",
         "per token, ms",
@@ -143,7 +154,7 @@ fn latencies(record: &Record<'_>) -> Option<Chart> {
 
 pub(super) fn load(record: &Record<'_>) -> Section {
     let rows = record.of(Scenario::Concurrent).map(|s| {
-        let mut row = who(s);
+        let mut row = who(record, s);
         let figure = |name: &str| s.figures.get(name);
         row.extend([
             Cell::text(s.batching.name()),
@@ -162,6 +173,7 @@ pub(super) fn load(record: &Record<'_>) -> Section {
         "model",
         "class",
         "threads",
+        "KV type",
         "batching",
         "case",
         "tokens/s",
@@ -228,7 +240,7 @@ fn curves(
 
 pub(super) fn sustained(record: &Record<'_>) -> Section {
     let rows = record.of(Scenario::Sustained).map(|s| {
-        let mut row = who(s);
+        let mut row = who(record, s);
         let figure = |name: &str| s.figures.get(name);
         row.extend([
             Cell::text(s.batching.name()),
@@ -249,6 +261,7 @@ pub(super) fn sustained(record: &Record<'_>) -> Section {
         "model",
         "class",
         "threads",
+        "KV type",
         "batching",
         "case",
         "tokens/s",
@@ -274,7 +287,7 @@ pub(super) fn memory(record: &Record<'_>) -> Section {
     let rows =
         record.summaries.iter().filter(|s| s.reason.is_none() && s.figures.contains_key("peak_rss")).map(
             |s| {
-                let mut row = who(s);
+                let mut row = who(record, s);
                 let peak = s.figures.get("peak_rss");
                 let file = bytes(s);
                 row.extend([
@@ -298,6 +311,7 @@ pub(super) fn memory(record: &Record<'_>) -> Section {
         "model",
         "class",
         "threads",
+        "KV type",
         "scenario",
         "case",
         "most memory, MB",
@@ -311,7 +325,7 @@ pub(super) fn memory(record: &Record<'_>) -> Section {
 
 pub(super) fn long_context(record: &Record<'_>) -> Section {
     let rows = record.summaries.iter().filter(|s| s.case.scenario == Scenario::LongContext).map(|s| {
-        let mut row = who(s);
+        let mut row = who(record, s);
         row.push(Cell::number(s.case.context as f64, s.case.context.to_string()));
         match &s.reason {
             Some(why) => row.extend([Cell::missing(why), Cell::text("—"), Cell::text("—"), Cell::text("—")]),
@@ -329,6 +343,7 @@ pub(super) fn long_context(record: &Record<'_>) -> Section {
         "model",
         "class",
         "threads",
+        "KV type",
         "context",
         "first token, ms (median / p95 / p99)",
         "prompt, tokens/s",

@@ -12,7 +12,7 @@ use crate::compare::models::{Subject, default_models};
 use crate::compare::process::{EngineCommand, Patience};
 use crate::compare::record::{self, EngineRow, Row, Run, SCHEMA, Scenario, Writer};
 use crate::compare::registry::{Known, folders, known};
-use crate::compare::run::{Contender, Plan, Runner};
+use crate::compare::run::{Contender, Engines, Plan, Runner, greet};
 use crate::compare::scenario::Effort;
 use crate::compare::show::table;
 use crate::compare::summary::summarize;
@@ -24,6 +24,9 @@ use crate::team::default_threads;
 /// What a first look may take if nothing else is said. Slow engines need more than their share: 13 minutes planned became 15 on the
 /// machine of the first record.
 const QUICK_BUDGET: Duration = Duration::from_secs(13 * 60);
+
+/// Rounds that a budget leaves at least, unless --rounds says more or fewer.
+const LEAST_ROUNDS: usize = 3;
 
 /// Arguments of `barelm compare`.
 #[derive(Args, Debug)]
@@ -54,7 +57,8 @@ pub struct Arguments {
     /// Requests that a case should have over all rounds.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     pub samples: u32,
-    /// Shorten the cases so that all of it takes about this long: 30m, 2h, 90s (default of --quick: 13m).
+    /// Shorten the cases so that all of it takes about this long, and where that is not enough measure fewer of them, in three
+    /// rounds: 30m, 2h, 90s (default of --quick: 13m).
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub budget: Option<Duration>,
     /// Length of a sustained case in a round (default: 5m): 60s, 5m.
@@ -172,13 +176,15 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         }
         (false, _) => Vec::new(),
     };
-    let estimate = Runner::estimate_for(&plan);
+    let (engines, greeted) = greet(&plan, &mut progress);
+    let full = plan.estimate(&engines);
     let budget = arguments.budget.or(arguments.quick.then_some(QUICK_BUDGET));
     if let Some(budget) = budget {
-        plan.effort.scale = Runner::scale_for(&plan, budget.as_secs_f64());
+        let rounds = if arguments.rounds.is_some() { plan.effort.rounds } else { LEAST_ROUNDS };
+        plan.effort = plan.within(budget.as_secs_f64(), rounds, &engines);
     }
-    let planned_s = Runner::estimate_for(&plan);
-    print_plan(&plan, &missing, (estimate, planned_s), budget)?;
+    let planned_s = plan.estimate(&engines);
+    print_plan(&plan, &engines, missing.iter().chain(&greeted), (full, planned_s), budget);
     if arguments.plan {
         return Ok(());
     }
@@ -206,9 +212,12 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
             rows.push(Row::Engine(row));
         }
     }
+    for row in greeted {
+        writer.write(&Row::Engine(row.clone()))?;
+        rows.push(Row::Engine(row));
+    }
     let rows = {
-        let mut runner = Runner::new(&plan, &mut writer, rows, &stop, &mut progress);
-        runner.meet()?;
+        let mut runner = Runner::new(&plan, engines, &mut writer, rows, &stop, &mut progress);
         runner.judge()?;
         runner.rounds()?;
         runner.check_answers()?;
@@ -347,36 +356,45 @@ fn contenders(arguments: &Arguments) -> Result<(Vec<Contender>, Vec<EngineRow>),
 }
 
 /// What will happen, on standard error: before anything is measured.
-fn print_plan(
+fn print_plan<'r>(
     plan: &Plan,
-    missing: &[EngineRow],
+    engines: &Engines,
+    missing: impl Iterator<Item = &'r EngineRow>,
     (full, planned): (f64, f64),
     budget: Option<Duration>,
-) -> Result<(), Failure> {
-    let names: Vec<_> = plan.contenders.iter().map(|contender| contender.name.as_str()).collect();
+) {
+    let names: Vec<_> = engines.values().map(|engine| engine.id.name.as_str()).collect();
     let models: Vec<_> = plan.subjects.iter().map(|subject| subject.id.name.as_str()).collect();
     eprintln!("engines: {}; models: {}; threads: {:?}", names.join(", "), models.join(", "), plan.threads);
-    for row in missing {
-        eprintln!("missing: {}: {}", row.name, row.missing.as_deref().unwrap_or_default());
+    for (row, why) in missing.filter_map(|row| Some((row, row.missing.as_deref()?))) {
+        eprintln!("missing: {}: {why}", row.name);
     }
     for line in found::elsewhere() {
         eprintln!("{line}");
     }
-    let minutes = |seconds: f64| format!("{:.0} min {:02.0} s", (seconds / 60.0).floor(), seconds % 60.0);
+    let minutes =
+        |seconds: f64| format!("{:.0} min {:02.0} s", (seconds / 60.0).floor(), (seconds % 60.0).floor());
     eprintln!("estimated time: {}", minutes(planned));
-    if let Some(budget) = budget.filter(|budget| full > budget.as_secs_f64()) {
-        eprintln!(
-            "in full it would be {}; cases are shortened to fit {}",
-            minutes(full),
-            minutes(budget.as_secs_f64())
-        );
-        if planned > budget.as_secs_f64() * 1.05 {
+    if let Some(seconds) = budget.map(|budget| budget.as_secs_f64()).filter(|&seconds| full > seconds) {
+        let share = (plan.effort.scale * 100.0).round();
+        let shortened = if share >= 1.0 { format!("{share} %") } else { "their shortest".into() };
+        let (full, budget) = (minutes(full), minutes(seconds));
+        eprintln!("in full it would be {full}; to fit {budget} cases are shortened to {shortened}");
+        if plan.effort.sparing {
+            let most = plan.threads.iter().copied().max().unwrap_or(1);
+            let cases =
+                plan.scenarios.iter().flat_map(|&scenario| plan.effort.cases(scenario, most, usize::MAX));
+            let kept: Vec<_> = cases
+                .map(|planned| format!("{} {}", planned.case.scenario.name(), planned.case.label()))
+                .collect();
+            eprintln!("and only these are measured, in {} rounds: {}", plan.effort.rounds, kept.join(", "));
+        }
+        if planned > seconds * 1.05 {
             eprintln!(
                 "loads and the shortest cases alone take longer than that: fewer engines, models or scenarios would"
             );
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,158 +1,34 @@
 //! A run: engines take turns, in another order each round, one in memory at a time, and every row is written at once.
+//!
+//! - `greeting`: who is there.
+//! - `plan`: which cases, in which order, within how much time.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use barelm_protocol::{Load, Op, Reply, Request};
+use barelm_protocol::{Op, Reply, Request};
 
-use super::attending::completed;
 use super::models::Subject;
 use super::ops::{NAMES, reference};
-use super::process::{EngineCommand, Patience, Process, Trouble, file_sha256, unexpected};
+use super::process::{Process, Trouble, unexpected};
 use super::quality::{self, Said};
-use super::record::{
-    AnswerCheck, Arrival, Case, EngineId, EngineRow, OpRow, Outcome, Row, Scenario, Telemetry, Visit, Writer,
-};
-use super::registry;
-use super::scenario::{Effort, Planned};
-use super::stats::shuffled;
+use super::record::{AnswerCheck, Arrival, Case, EngineId, OpRow, Outcome, Row, Telemetry, Visit, Writer};
 use super::telemetry::{Sampler, tree};
 use super::visit::{Measured, prompt, visit};
 use crate::failure::Failure;
 use crate::versus::contention::Watch;
 
+mod greeting;
+mod plan;
+
+pub use greeting::{Engines, Known, greet};
+pub use plan::{Contender, Plan};
+use plan::{Step, order};
+
 /// Times a round that others disturbed is run again.
 const ATTEMPTS: usize = 2;
 /// An open loop is saturated where less than this share of what arrives is answered in its time.
 const KEEPS_UP: f64 = 0.9;
-
-/// An engine that takes part.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Contender {
-    /// Its name in records.
-    pub name: String,
-    /// Its program.
-    pub command: EngineCommand,
-}
-
-/// What to measure.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Plan {
-    /// Who takes part; ours first.
-    pub contenders: Vec<Contender>,
-    /// With what.
-    pub subjects: Vec<Subject>,
-    /// Of which scenarios.
-    pub scenarios: Vec<Scenario>,
-    /// Numbers of threads; the largest is that of every scenario, others of single requests only.
-    pub threads: Vec<usize>,
-    /// How thoroughly.
-    pub effort: Effort,
-    /// How long an engine may take.
-    pub patience: Patience,
-    /// Single operations too.
-    pub operations: bool,
-    /// Of the order of the engines in each round.
-    pub seed: u64,
-}
-
-/// A visit that is planned.
-#[derive(Clone, Debug, PartialEq)]
-struct Step {
-    contender: usize,
-    subject: usize,
-    planned: Planned,
-}
-
-/// What an engine's load costs besides its cases, in seconds: process, load, first requests.
-const LOAD_S: f64 = 2.0;
-
-impl Plan {
-    /// Groups of steps that one process of an engine runs, after one load: those of a round.
-    fn groups(&self, engines: impl Iterator<Item = usize> + Clone) -> Vec<Vec<Step>> {
-        let mut groups: Vec<Vec<Step>> = Vec::new();
-        let most = self.threads.iter().copied().max().unwrap_or(1);
-        for contender in engines {
-            for (subject, about) in self.subjects.iter().enumerate() {
-                for &threads in &self.threads {
-                    for &scenario in &self.scenarios {
-                        if threads != most && scenario != Scenario::Single {
-                            continue;
-                        }
-                        for planned in self.effort.cases(scenario, threads, about.positions) {
-                            let step = Step { contender, subject, planned };
-                            match groups.iter_mut().find(|group| step.fits(&group[0])) {
-                                Some(group) => group.push(step),
-                                None => groups.push(vec![step]),
-                            }
-                        }
-                    }
-                }
-            }
-        }
-        groups
-    }
-}
-
-/// A round's order: what engines are compared in comes beside each other, in another order each round. Who is first there is
-/// drawn too, and every second round turns the order of the one before around: whatever the place in it does to a figure
-/// cancels over both.
-fn order(groups: &[Vec<Step>], seed: u64, round: usize) -> Vec<&[Step]> {
-    let mut works: Vec<Vec<&[Step]>> = Vec::new();
-    for group in groups {
-        match works.iter_mut().find(|work| group[0].same_work(&work[0][0])) {
-            Some(work) => work.push(group),
-            None => works.push(vec![group]),
-        }
-    }
-    let drawn = |of: usize| seed.wrapping_add(of as u64);
-    let mut order = Vec::new();
-    for at in shuffled(drawn(round), works.len()) {
-        let work = &works[at];
-        let mut engines = shuffled(drawn(1_000_000 * (at + 1) + round / 2), work.len());
-        if round % 2 == 1 {
-            engines.reverse();
-        }
-        order.extend(engines.into_iter().map(|engine| work[engine]));
-    }
-    order
-}
-
-impl Step {
-    /// Whether one process can run both: the same load, and the same reading of its largest memory.
-    fn fits(&self, other: &Step) -> bool {
-        self.contender == other.contender && self.same_work(other)
-    }
-
-    /// Whether both ask for the same load, of whichever engine.
-    fn same_work(&self, other: &Step) -> bool {
-        let (a, b) = (&self.planned.case, &other.planned.case);
-        self.subject == other.subject
-            && a.threads == b.threads
-            && a.scenario == b.scenario
-            && (a.scenario == Scenario::Single || (a.context == b.context && a.in_flight == b.in_flight))
-    }
-
-    /// What all steps of a group need of a load.
-    fn load(group: &[Step], subject: &Subject, sequences: usize) -> Load {
-        let context = group.iter().map(|step| step.planned.case.context).max().unwrap_or(64);
-        Load {
-            model: subject.path.clone(),
-            threads: group[0].planned.case.threads,
-            context,
-            max_sequences: (sequences > 1).then_some(sequences),
-            ..Load::default()
-        }
-    }
-}
-
-/// What is known of an engine that can run.
-#[derive(Clone, Debug, PartialEq)]
-struct Known {
-    id: EngineId,
-    formats: Vec<String>,
-    max_in_flight: usize,
-}
 
 /// The comparison while it runs.
 pub struct Runner<'r> {
@@ -166,19 +42,20 @@ pub struct Runner<'r> {
     pub stop: &'r AtomicBool,
     /// Told what happens.
     pub progress: &'r mut dyn FnMut(&str),
-    engines: BTreeMap<usize, Known>,
+    engines: Engines,
 }
 
 impl<'r> Runner<'r> {
-    /// A runner whose record has these rows already.
+    /// A runner of the engines that [`greet`] found, whose record has these rows already.
     pub fn new(
         plan: &'r Plan,
+        engines: Engines,
         writer: &'r mut Writer,
         rows: Vec<Row>,
         stop: &'r AtomicBool,
         progress: &'r mut dyn FnMut(&str),
     ) -> Self {
-        Runner { plan, writer, rows, stop, progress, engines: BTreeMap::new() }
+        Runner { plan, writer, rows, stop, progress, engines }
     }
 
     fn write(&mut self, row: Row) -> Result<(), Failure> {
@@ -189,92 +66,6 @@ impl<'r> Runner<'r> {
 
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
-    }
-
-    /// Greets every engine, and writes who is there.
-    ///
-    /// # Errors
-    /// Those of writing.
-    pub fn meet(&mut self) -> Result<(), Failure> {
-        for at in 0..self.plan.contenders.len() {
-            let contender = &self.plan.contenders[at];
-            let (name, command) = (contender.name.clone(), contender.command.clone());
-            (self.progress)(&format!("{name}: greeting"));
-            let mut row = EngineRow {
-                name: name.clone(),
-                hello: None,
-                command: command.words(),
-                program_sha256: file_sha256(&command.program).ok(),
-                missing: None,
-            };
-            match Process::start(&command, self.plan.patience) {
-                Ok(process) => {
-                    let hello = process.hello().clone();
-                    let known = Known {
-                        id: EngineId {
-                            name,
-                            version: format!("{} {}", hello.engine, hello.version),
-                            device: hello.device.clone(),
-                            batching: hello.batching,
-                            build: hello.compiled.clone(),
-                            settings: completed(
-                                &hello.settings,
-                                &registry::Known::settings_of(&command.program),
-                            ),
-                            crippled: hello.crippled.clone(),
-                        },
-                        formats: hello.formats.clone(),
-                        max_in_flight: hello.max_in_flight,
-                    };
-                    self.engines.insert(at, known);
-                    row.hello = Some(hello);
-                }
-                Err(trouble) => row.missing = Some(trouble.to_string()),
-            }
-            self.write(Row::Engine(row))?;
-        }
-        Ok(())
-    }
-
-    /// Seconds that a plan should take, if every engine can do every case.
-    pub fn estimate_for(plan: &Plan) -> f64 {
-        let groups = plan.groups(0..plan.contenders.len());
-        let fits = |step: &&Step| step.planned.case.context <= plan.subjects[step.subject].positions;
-        let each = |group: &Vec<Step>| {
-            let steps: Vec<f64> = group.iter().filter(fits).map(|step| step.planned.seconds).collect();
-            if steps.is_empty() { 0.0 } else { steps.iter().sum::<f64>() + LOAD_S }
-        };
-        let judged = plan.contenders.len() * plan.subjects.len();
-        groups.iter().map(each).sum::<f64>() * plan.effort.rounds as f64 + judged as f64 * 2.0 * LOAD_S
-    }
-
-    /// What to multiply the times of a plan's cases with, so that it takes so many seconds; at most 1.
-    pub fn scale_for(plan: &Plan, seconds: f64) -> f64 {
-        let at = |scale: f64| {
-            let effort = Effort { scale, ..plan.effort.clone() };
-            Self::estimate_for(&Plan { effort, ..plan.clone() })
-        };
-        if at(1.0) <= seconds {
-            return 1.0;
-        }
-        // Cases have a shortest time, so that the estimate is no straight line.
-        let (mut low, mut high) = (0.0, 1.0);
-        for _ in 0..40 {
-            let middle = (low + high) / 2.0;
-            if at(middle) <= seconds { low = middle } else { high = middle }
-        }
-        low
-    }
-
-    /// Why an engine is not asked for a case.
-    fn hole(&self, step: &Step) -> Option<String> {
-        let (subject, case) = (&self.plan.subjects[step.subject], &step.planned.case);
-        let engine = &self.engines[&step.contender];
-        if !engine.formats.contains(&subject.id.format) {
-            let formats = engine.formats.join(" ");
-            return Some(format!("computes {formats} as they are, not {}", subject.id.format));
-        }
-        (case.context > subject.positions).then(|| format!("the model has {} positions", subject.positions))
     }
 
     /// Looks how exactly every engine computes every model, before anything is timed.
@@ -405,7 +196,7 @@ impl<'r> Runner<'r> {
             model: subject.id.clone(),
             case: step.planned.case.clone(),
             outcome: Outcome::Refused,
-            reason: self.hole(step),
+            reason: self.plan.hole(step, &self.engines),
             contended: None,
             load_ns: None,
             first_request_ns: None,
@@ -620,6 +411,3 @@ fn fail(row: &mut Visit, trouble: &Trouble) {
     };
     row.reason = Some(trouble.to_string());
 }
-
-#[cfg(test)]
-mod tests;

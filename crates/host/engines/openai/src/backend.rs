@@ -20,6 +20,7 @@ const MAX_IN_FLIGHT: usize = 256;
 /// A server, or why there is none.
 pub struct OpenAi {
     device: String,
+    formats: Vec<String>,
     settings: BTreeMap<String, String>,
     version: String,
     server: Result<Arc<Remote>, String>,
@@ -43,7 +44,8 @@ impl OpenAi {
             version = remote.server.version();
             settings.insert("model".into(), remote.model.clone());
         }
-        OpenAi { device: options.device, settings, version, server: server.map(Arc::new) }
+        let formats = options.format.into_iter().collect();
+        OpenAi { device: options.device, formats, settings, version, server: server.map(Arc::new) }
     }
 }
 
@@ -73,6 +75,7 @@ impl Backend for OpenAi {
             unavailable: self.server.as_ref().err().cloned(),
             settings: self.settings.clone(),
             device: self.device.clone(),
+            formats: self.formats.clone(),
             batching: Batching::Continuous,
             max_in_flight: MAX_IN_FLIGHT,
             ..Hello::default()

@@ -82,6 +82,10 @@ impl Plan {
         let engine = &engines[&step.contender];
         if !engine.formats.contains(&subject.id.format) {
             let formats = engine.formats.join(" ");
+            if formats.is_empty() {
+                let why = "does not say the type of its weights: BARELM_OPENAI_FORMAT says it of a server";
+                return Some(why.to_owned());
+            }
             return Some(format!("computes {formats} as they are, not {}", subject.id.format));
         }
         (case.context > subject.positions).then(|| format!("the model has {} positions", subject.positions))

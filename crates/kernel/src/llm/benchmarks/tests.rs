@@ -119,7 +119,8 @@ fn a_filter_leaves_the_rest_out() {
 #[test]
 fn wrong_kernels_fail_every_case_that_uses_them() {
     let wrong = &simd::spoiled::TABLE;
-    let (results, records, summary) = suite_with(wrong, ClockKind::Wall, quick());
+    // Its times are not judged, so that no case is too slow on a busy machine.
+    let (results, records, summary) = suite_with(wrong, ClockKind::Emulated, quick());
     let failed: Vec<&str> = results.failures.iter().map(|failure| failure.name.as_str()).collect();
     let with_tables = targets::TARGETS.iter().filter(|target| target.has_tables).map(|target| target.case);
     let whole = ["prefill/tiny", "decode/tiny", "batched_decode/tiny"];

@@ -58,8 +58,11 @@ mod tests {
 
     #[test]
     fn a_server_is_found_by_its_port() {
-        // The port may be taken by a real server, which is as good.
-        let _listener = TcpListener::bind(("127.0.0.1", 30000));
-        assert!(elsewhere().iter().any(|line| line.contains("30000") && line.contains("openai-bench")));
+        // The port may be taken by a real server, which is as good, or by another run of this test, which may just end.
+        let found = (0..5).any(|_| {
+            let _listener = TcpListener::bind(("127.0.0.1", 30000));
+            elsewhere().iter().any(|line| line.contains("30000") && line.contains("openai-bench"))
+        });
+        assert!(found);
     }
 }

@@ -4,7 +4,7 @@
 #
 #   tools/cuda-home.sh FOLDER
 #
-# Prints nothing and does nothing where FOLDER is already what this file describes.
+# Prints nothing and downloads nothing where FOLDER is already what this file describes.
 set -euo pipefail
 
 [ $# -eq 1 ] || { echo "usage: $0 FOLDER" >&2; exit 2; }
@@ -23,7 +23,16 @@ packages=(
     nvidia-cublas==13.1.0.3 nvidia-curand==10.4.0.35 nvidia-nvjitlink==13.0.88 nvidia-cuda-nvrtc==13.0.88
 )
 wanted="${packages[*]}"
-[ "$(cat "$home/packages" 2>/dev/null)" = "$wanted" ] && exit 0
+# llama.cpp's crate asks for static libraries of cuBLAS, which no package has: empty ones, and its build script names the shared ones.
+stand_ins() {
+    for library in cublas cublasLt; do
+        [ -e "$1/lib/lib${library}_static.a" ] || "${AR:-ar}" crs "$1/lib/lib${library}_static.a"
+    done
+}
+if [ "$(cat "$home/packages" 2>/dev/null)" = "$wanted" ]; then
+    stand_ins "$home"
+    exit 0
+fi
 
 python=$(command -v python3) || { echo "python3 is missing" >&2; exit 1; }
 work=$(mktemp -d "${TMPDIR:-/tmp}/cuda-home.XXXXXX")
@@ -51,6 +60,7 @@ grep -ohE '\bcu[A-Z][A-Za-z0-9]*(_v[0-9]+)?(_ptsz|_ptds)?\b' "${headers[@]}" | s
     sed 's/.*/int &(void) { return 100; }/' > "$work/driver.c"
 "${CC:-cc}" -w -shared -fPIC -Wl,-soname,libcuda.so.1 -o "$tree/lib/stubs/libcuda.so" "$work/driver.c"
 
+stand_ins "$tree"
 "$tree/bin/nvcc" --version > /dev/null
 echo "$wanted" > "$tree/packages"
 mkdir -p "$(dirname "$home")"

@@ -121,9 +121,13 @@ fn cuda_environment() -> Result<Vec<(String, String)>, Failure> {
         ("CUDA_HOME", shown.clone()),
         ("CUDA_PATH", shown.clone()),
         ("CUDA_ROOT", shown.clone()),
-        ("CUDA_TOOLKIT_ROOT_DIR", shown),
+        ("CUDA_TOOLKIT_ROOT_DIR", shown.clone()),
+        // Where static libraries are looked for, by a crate that reads no other variable for them.
+        ("CUDA_LIBRARY_PATH", shown),
         ("NVCC", nvcc.display().to_string()),
-        ("CUDA_COMPUTE_CAP", capability),
+        // Crates that call nvcc themselves read the first, CMake's projects the second.
+        ("CUDA_COMPUTE_CAP", capability.clone()),
+        ("CMAKE_CUDA_ARCHITECTURES", capability),
         ("PATH", joined(&[home.join("bin")], "PATH").map_err(told)?),
         ("LIBRARY_PATH", joined(&[home.join("lib"), home.join("lib/stubs")], "LIBRARY_PATH").map_err(told)?),
     ]

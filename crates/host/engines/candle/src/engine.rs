@@ -55,7 +55,9 @@ pub struct Candle {
 /// The CPU, or the first GPU.
 fn device() -> Result<Device, String> {
     match cfg!(feature = "cuda") {
-        true => Device::new_cuda(0).map_err(|error| error.to_string()),
+        // The first line: the rest is where in candle it was found.
+        true => Device::new_cuda(0)
+            .map_err(|error| error.to_string().lines().next().unwrap_or_default().to_owned()),
         false => Ok(Device::Cpu),
     }
 }

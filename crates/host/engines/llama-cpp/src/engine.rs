@@ -1,9 +1,8 @@
 //! Models and passes of llama.cpp.
 //!
-//! Settings are llama.cpp's best for one sequence on a CPU: the file mapped, weights repacked where it can, 512 positions
-//! of a prompt at a time, keys and values in f16, no performance counters.
+//! Settings are llama.cpp's best for one sequence: the file mapped, weights repacked where it can, 512 positions of a prompt
+//! at a time, keys and values in f16, no performance counters. With feature `cuda` all layers and the cache are on the GPU.
 
-use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::num::NonZeroU32;
 
@@ -16,9 +15,17 @@ use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
+use llama_cpp_2::{LlamaBackendDeviceType, list_llama_ggml_backend_devices};
 
 use crate::features;
 
+/// What this build computes on.
+const DEVICE: &str = if cfg!(feature = "cuda") { "cuda" } else { "cpu" };
+/// Layers on the GPU: all of any model, or none.
+const GPU_LAYERS: u32 = if cfg!(feature = "cuda") { u32::MAX } else { 0 };
+/// Where weights are.
+const WEIGHTS: &str =
+    if cfg!(feature = "cuda") { "all layers on the GPU" } else { "mapped, repacked where the library can" };
 /// Positions of a prompt computed at a time.
 const BATCH: usize = 512;
 /// Types of weights that it computes with as they are and that models of this project have.
@@ -73,6 +80,13 @@ impl LlamaCpp {
     }
 }
 
+/// Why this build cannot compute here: without a GPU the library would quietly take the CPU.
+fn unavailable() -> Option<String> {
+    let gpu = |kind| matches!(kind, LlamaBackendDeviceType::Gpu | LlamaBackendDeviceType::IntegratedGpu);
+    let found = || list_llama_ggml_backend_devices().iter().any(|device| gpu(device.device_type));
+    (DEVICE == "cuda" && !found()).then(|| "llama.cpp sees no CUDA device".to_owned())
+}
+
 /// Called by the library for each of its messages.
 unsafe extern "C" fn log(level: llama_cpp_sys_2::ggml_log_level, text: *const c_char, _data: *mut c_void) {
     if level == llama_cpp_sys_2::GGML_LOG_LEVEL_WARN || level == llama_cpp_sys_2::GGML_LOG_LEVEL_ERROR {
@@ -85,20 +99,27 @@ impl Backend for LlamaCpp {
     fn hello(&self) -> Hello {
         let info = features::system_info();
         let (compiled, detected) = (features::compiled(&info), features::detected());
-        let settings = [
+        let mut settings = vec![
             ("flash_attention", self.flash.word().to_owned()),
             ("batch", format!("{BATCH} positions of a prompt at a time")),
             ("kv_type", "f16".to_owned()),
-            ("weights", "mapped, repacked where the library can".to_owned()),
+            ("weights", WEIGHTS.to_owned()),
             ("openmp", compiled.iter().any(|name| name == "OPENMP").to_string()),
         ];
+        if DEVICE == "cuda" {
+            let graphs = compiled.iter().any(|name| name == "USE_GRAPHS");
+            settings.push(("cuda_graphs", if graphs { "where the library can" } else { "off" }.to_owned()));
+        }
         Hello {
-            engine: "llama.cpp".into(),
+            engine: if cfg!(feature = "cuda") { "llama.cpp-cuda" } else { "llama.cpp" }.into(),
             version: concat!("llama-cpp-2 ", env!("LLAMA_CPP_2")).into(),
-            crippled: cpu::crippled(&compiled, &detected),
+            // On a GPU the CPU's kernels matter to nobody.
+            crippled: cpu::crippled(&compiled, &detected).filter(|_| DEVICE == "cpu"),
             compiled,
             detected,
-            settings: BTreeMap::from(settings.map(|(name, value)| (name.to_owned(), value))),
+            unavailable: unavailable(),
+            device: DEVICE.into(),
+            settings: settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
             formats: FORMATS.map(str::to_owned).into(),
             logits: true,
             ..Hello::default()
@@ -106,8 +127,8 @@ impl Backend for LlamaCpp {
     }
 
     fn with_model(&self, load: &Load, work: &mut dyn FnMut(&mut dyn Engine)) -> Result<(), String> {
-        if let Some(device) = load.device.as_deref().filter(|&device| device != "cpu") {
-            return Err(format!("device: this build has cpu only, not {device}"));
+        if let Some(device) = load.device.as_deref().filter(|&device| device != DEVICE) {
+            return Err(format!("device: this build has {DEVICE} only, not {device}"));
         }
         if let Some(kv_type) = load.kv_type.as_deref().filter(|&kv_type| kv_type != "f16") {
             return Err(format!("kv_type: this engine keeps f16, not {kv_type}"));
@@ -121,7 +142,7 @@ impl Backend for LlamaCpp {
             u32::try_from(load.context).ok().and_then(NonZeroU32::new).ok_or("context: at least 1")?;
         let batch = load.batch.unwrap_or(BATCH).clamp(1, load.context);
         let refused = |error: &dyn std::fmt::Display| format!("{}: {error}", load.model.display());
-        let params = LlamaModelParams::default().with_n_gpu_layers(0).with_use_mmap(true);
+        let params = LlamaModelParams::default().with_n_gpu_layers(GPU_LAYERS).with_use_mmap(true);
         let model = LlamaModel::load_from_file(&self.backend, &load.model, &params)
             .map_err(|error| refused(&error))?;
         let params = LlamaContextParams::default()

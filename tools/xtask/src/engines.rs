@@ -58,6 +58,9 @@ pub struct Engine {
     /// Settings that its adapter does not say: `barelm compare` puts them into its records.
     #[serde(default, rename = "settings")]
     _settings: IgnoredAny,
+    /// Another build of the same engine, which `barelm compare` measures in its place unless it is named.
+    #[serde(default, rename = "row_of")]
+    _row_of: IgnoredAny,
     /// Folders outside its own that it is made of.
     #[serde(default)]
     shared: Vec<&'static str>,

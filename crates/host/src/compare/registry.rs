@@ -24,6 +24,8 @@ pub struct Known {
     pub mib: u32,
     /// Settings that are known of it though its adapter does not say them.
     pub settings: BTreeMap<String, String>,
+    /// Another build of the same engine, which takes its place where both are there and it was not asked for by name.
+    pub row_of: Option<&'static str>,
 }
 
 /// What of `engines.json` matters here; `cargo xtask engines` reads the rest.
@@ -37,6 +39,7 @@ struct Listed {
     cuda_takes: Option<(u32, u32)>,
     #[serde(default)]
     settings: BTreeMap<String, String>,
+    row_of: Option<&'static str>,
 }
 
 /// All of them, ours first.
@@ -52,6 +55,7 @@ pub fn known() -> &'static [Known] {
             minutes: 2,
             mib: 200,
             settings: BTreeMap::new(),
+            row_of: None,
         };
         let forms = listed.iter().flat_map(|engine| {
             let form = |program, behind: &str, option: &str, (minutes, mib)| Known {
@@ -62,6 +66,7 @@ pub fn known() -> &'static [Known] {
                 minutes,
                 mib,
                 settings: engine.settings.clone(),
+                row_of: engine.row_of,
             };
             let takes = (engine.minutes, engine.mib);
             let cuda_takes = engine.cuda_takes.unwrap_or(takes);
@@ -128,6 +133,7 @@ mod tests {
             assert_eq!(Known::find(&engine.name), Some(engine));
             assert!(known()[..at].iter().all(|other| other.program != engine.program), "{}", engine.name);
             assert!(engine.how_to_get().contains(&engine.build));
+            assert!(engine.row_of.is_none_or(|other| other != engine.name && Known::find(other).is_some()));
         }
         assert_eq!(Known::find("fly"), None);
         let settings = |program: &str| Known::settings_of(Path::new(program));

@@ -23,7 +23,7 @@ use crate::team::default_threads;
 
 /// What a first look may take if nothing else is said. Slow engines need more than their share, and load for longer than is planned: 13
 /// minutes planned became 15 with the six engines of the first record, and 26 with seven, one of them built twice.
-const QUICK_BUDGET: Duration = Duration::from_secs(10 * 60);
+const QUICK_BUDGET: Duration = Duration::from_secs(8 * 60);
 
 /// Rounds that a budget leaves at least, unless --rounds says more or fewer.
 const LEAST_ROUNDS: usize = 3;
@@ -58,7 +58,7 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     pub samples: u32,
     /// Shorten the cases so that all of it takes about this long, and where that is not enough measure fewer of them, in three
-    /// rounds: 30m, 2h, 90s (default of --quick: 10m).
+    /// rounds: 30m, 2h, 90s (default of --quick: 8m).
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub budget: Option<Duration>,
     /// Length of a sustained case in a round (default: 5m): 60s, 5m.

@@ -15,7 +15,7 @@
 //! 9. [`trace`] makes a file for a trace viewer of what the image recorded.
 //! 10. [`logs`] decodes what it logs.
 //! 11. [`steps`] is everything CI runs.
-//! 12. [`process`] and [`files`] are what all of them use.
+//! 12. [`process`], [`files`] and [`disk`] are what all of them use.
 
 mod boards;
 mod boot_words;
@@ -24,6 +24,7 @@ mod cli;
 mod debian;
 mod debian_rust;
 mod device_trees;
+mod disk;
 mod dist;
 mod elf;
 mod engines;

@@ -32,7 +32,7 @@ use crate::image::{self, Build, Image};
 use crate::packages::Tool;
 use crate::setup::{self, Need};
 use crate::toolchain::{BARE_METAL, Toolchain};
-use crate::{Failure, model};
+use crate::{Failure, disk, model};
 
 /// Which steps.
 #[derive(Args, Clone, Debug, Default)]
@@ -136,7 +136,7 @@ impl Run {
 
 /// All steps, in the order they run.
 fn all() -> Vec<Step> {
-    let mut steps = vec![Step::new("setup", &[], |_| set_up())];
+    let mut steps = vec![Step::new("disk space", &[], |_| room()), Step::new("setup", &[], |_| set_up())];
     steps.extend(host::steps());
     steps.extend(emulated::steps());
     steps.extend(boots::steps());
@@ -174,6 +174,10 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             None => (step.run)(&mut run),
         };
         let elapsed = started.elapsed().as_secs_f64();
+        let verdict = match verdict {
+            Verdict::Failed(why) => Verdict::Failed(why + &disk::remark()),
+            other => other,
+        };
         let (word, counter, why) = match &verdict {
             Verdict::Passed => ("PASS", &mut run.tally.passed, None),
             Verdict::Failed(why) => ("FAIL", &mut run.tally.failed, Some(why)),
@@ -195,6 +199,11 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 /// Whether this is a run of continuous integration, where nothing may be missing.
 fn in_ci() -> bool {
     std::env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "false")
+}
+
+/// What a run may write is an estimate: too little room is said, and the run goes on.
+fn room() -> Verdict {
+    disk::room_for_a_whole_run().map_or_else(Verdict::Skipped, |()| Verdict::Passed)
 }
 
 /// Gets what is missing. On a person's machine what cannot be got is named, and the steps that need it are skipped.

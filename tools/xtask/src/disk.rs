@@ -1,0 +1,87 @@
+//! Space on the disk: a compiler that runs out of it says everything but that.
+
+use std::path::Path;
+
+use crate::{Failure, process};
+
+/// What a whole run of the tests writes into an empty target folder, with room to spare.
+pub const WHOLE_RUN_MB: u64 = 12_000;
+/// With less than this a compiler's next file may not fit.
+const FULL_MB: u64 = 200;
+
+/// Megabytes that are free where `folder` lies.
+///
+/// # Errors
+///
+/// Where POSIX's `df` is missing or prints something else.
+fn free_megabytes(folder: &Path) -> Result<u64, Failure> {
+    parsed(&process::read(process::command("df").arg("-Pk").arg(folder))?)
+        .ok_or_else(|| format!("df -Pk {}: not what POSIX says it prints", folder.display()))
+}
+
+/// The fourth column of the second line, in units of 1024 bytes (POSIX.1-2017, `df`, option `-P`).
+fn parsed(text: &str) -> Option<u64> {
+    let kibibytes: u64 = text.lines().nth(1)?.split_whitespace().nth(3)?.parse().ok()?;
+    Some(kibibytes * 1024 / 1_000_000)
+}
+
+/// Megabytes of the files below `folder`; none where it does not exist.
+fn used_megabytes(folder: &Path) -> Result<u64, Failure> {
+    if !folder.exists() {
+        return Ok(0);
+    }
+    let files = crate::files::below(folder, &|_| true)?;
+    Ok(files.iter().filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum::<u64>() / 1_000_000)
+}
+
+/// Says what to do where a whole run of the tests may not fit; builds that are there already are counted.
+pub fn room_for_a_whole_run() -> Result<(), Failure> {
+    let folder = crate::target_folder();
+    let existing = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    let (free, used) = (free_megabytes(existing)?, used_megabytes(&folder)?);
+    let needed = WHOLE_RUN_MB.saturating_sub(used);
+    if free >= needed {
+        println!("{free} MB are free at {}; a whole run may write {needed} MB more", existing.display());
+        return Ok(());
+    }
+    Err(format!(
+        "{free} MB are free at {}, and a whole run may write {needed} MB more: make room, let CARGO_TARGET_DIR name \
+         another disk, or halve it with CARGO_INCREMENTAL=0",
+        existing.display()
+    ))
+}
+
+/// What to add to a failure: nothing, or that the disk is full.
+pub fn remark() -> String {
+    let folder = crate::target_folder();
+    match free_megabytes(&folder) {
+        Ok(free) if free < FULL_MB => {
+            format!(" (the disk is full: {free} MB are free at {})", folder.display())
+        }
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_space_is_read_in_the_form_of_posix() {
+        let text = "Filesystem     1024-blocks     Used Available Capacity Mounted on\n\
+                    /dev/sda1        263174212 45678901   4000000      96% /\n";
+        assert_eq!(parsed(text), Some(4096));
+        assert_eq!(parsed("df: no such file\n"), None);
+    }
+
+    #[test]
+    fn files_of_a_folder_are_added_up() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(used_megabytes(&folder.path().join("none")), Ok(0));
+        std::fs::create_dir(folder.path().join("a")).unwrap();
+        std::fs::write(folder.path().join("a/file"), vec![0; 3_000_000]).unwrap();
+        assert_eq!(used_megabytes(folder.path()), Ok(3));
+        assert!(free_megabytes(folder.path()).is_ok());
+        assert!(free_megabytes(&folder.path().join("none")).is_err());
+    }
+}

@@ -120,62 +120,9 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
     let [ttft, tpot] = arguments.goodput[..] else {
         return Err(Failure::Message("--goodput: two numbers are wanted, such as 1000,100".into()));
     };
-    let (contenders, missing) = contenders(arguments)?;
-    let scenarios = scenarios(&arguments.scenarios)?;
-    let paths = match arguments.models.is_empty() {
-        true => default_models(&mut progress)?,
-        false => arguments.models.clone(),
-    };
-    let subjects = paths.iter().map(|path| Subject::open(path)).collect::<Result<Vec<_>, _>>()?;
-    let mut effort = Effort::new(arguments.quick);
-    effort.rounds = arguments.rounds.map_or(effort.rounds, usize::from);
-    effort.samples = arguments.samples as usize;
-    if let Some(time) = arguments.sustained {
-        effort.sustained_s = time.as_secs_f64();
-    }
-    let patience = Patience { answer: Duration::from_secs(arguments.patience), ..Patience::default() };
-    let patience = Patience {
-        greeting: patience.greeting.min(patience.answer),
-        load: patience.load.min(patience.answer * 2),
-        ..patience
-    };
-    let mut plan = Plan {
-        contenders,
-        subjects,
-        scenarios,
-        threads: threads(arguments),
-        effort,
-        patience,
-        operations: arguments.scenarios.is_empty(),
-        seed: arguments.seed,
-    };
-
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
-    // A second handler in the same process, as in tests, is refused; the first one then stays.
-    let _ = ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("\nstopping: what was measured is kept; once more to end at once");
-    });
-
-    let path = match &arguments.out {
-        Some(folder) => folder.clone(),
-        None => machine::record_folder(),
-    }
-    .join("compare.jsonl");
-    let before = match (arguments.resume, path.is_file()) {
-        (true, true) => record::read(&path)?,
-        (true, false) => return Err(Failure::Message(format!("{}: nothing to resume", path.display()))),
-        (false, true) if !arguments.plan => {
-            return Err(Failure::Message(format!(
-                "{} is there already: give another --out, or --resume",
-                path.display()
-            )));
-        }
-        (false, _) => Vec::new(),
-    };
+    let (mut plan, missing) = plan(arguments, &mut progress)?;
+    let stop = stop_flag();
+    let (path, mut rows) = record_so_far(arguments)?;
     let (engines, greeted) = greet(&plan, &mut progress);
     let full = plan.estimate(&engines);
     let budget = arguments.budget.or(arguments.quick.then_some(QUICK_BUDGET));
@@ -203,7 +150,6 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         goodput_limits_ms: (ttft, tpot),
         fake: arguments.fake,
     });
-    let mut rows = before;
     if rows.is_empty() {
         writer.write(&header)?;
         rows.push(header);
@@ -240,6 +186,69 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         writeln!(out, "stopped; `--resume` goes on with it")?;
     }
     Ok(())
+}
+
+/// What the arguments ask for in full, and rows for engines that are missing.
+fn plan(arguments: &Arguments, progress: &mut dyn FnMut(&str)) -> Result<(Plan, Vec<EngineRow>), Failure> {
+    let (contenders, missing) = contenders(arguments)?;
+    let scenarios = scenarios(&arguments.scenarios)?;
+    let paths = match arguments.models.is_empty() {
+        true => default_models(progress)?,
+        false => arguments.models.clone(),
+    };
+    let subjects = paths.iter().map(|path| Subject::open(path)).collect::<Result<Vec<_>, _>>()?;
+    let mut effort = Effort::new(arguments.quick);
+    effort.rounds = arguments.rounds.map_or(effort.rounds, usize::from);
+    effort.samples = arguments.samples as usize;
+    if let Some(time) = arguments.sustained {
+        effort.sustained_s = time.as_secs_f64();
+    }
+    let (answer, usual) = (Duration::from_secs(arguments.patience), Patience::default());
+    let patience =
+        Patience { answer, greeting: usual.greeting.min(answer), load: usual.load.min(answer * 2) };
+    let plan = Plan {
+        contenders,
+        subjects,
+        scenarios,
+        threads: threads(arguments),
+        effort,
+        patience,
+        operations: arguments.scenarios.is_empty(),
+        seed: arguments.seed,
+    };
+    Ok((plan, missing))
+}
+
+/// Set by Ctrl-C, after which what was measured is kept.
+fn stop_flag() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    // A second handler in the same process, as in tests, is refused; the first one then stays.
+    let _ = ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("\nstopping: what was measured is kept; once more to end at once");
+    });
+    stop
+}
+
+/// Where the record is, and with `--resume` what it holds; one that is there is not overwritten.
+fn record_so_far(arguments: &Arguments) -> Result<(PathBuf, Vec<Row>), Failure> {
+    let folder = arguments.out.clone().unwrap_or_else(machine::record_folder);
+    let path = folder.join("compare.jsonl");
+    let rows = match (arguments.resume, path.is_file()) {
+        (true, true) => record::read(&path)?,
+        (true, false) => return Err(Failure::Message(format!("{}: nothing to resume", path.display()))),
+        (false, true) if !arguments.plan => {
+            return Err(Failure::Message(format!(
+                "{} is there already: give another --out, or --resume",
+                path.display()
+            )));
+        }
+        (false, _) => Vec::new(),
+    };
+    Ok((path, rows))
 }
 
 /// Shows a record, and says whether the figures in it are those of its samples; with `refresh` it appends those.

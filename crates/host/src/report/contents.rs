@@ -185,6 +185,11 @@ fn who(record: &Record<'_>, s: &Summary) -> Vec<Cell> {
     ]
 }
 
+/// The columns of [`who`], the first by a name of its table, and those behind them.
+fn headed<'a>(first: &'a str, further: &[&'a str]) -> Vec<&'a str> {
+    [&[first, "model", "class", "threads", "KV type"], further].concat()
+}
+
 /// A distribution's middle and ends, in milliseconds.
 fn spread(s: &Summary, name: &str) -> Cell {
     s.distributions.get(name).map_or_else(

@@ -4,7 +4,7 @@ use crate::compare::record::{Arrival, Interval, Scenario, Summary, Visit};
 use crate::report::chart::{Axis, Chart, Mark, Point, Series, add, short};
 use crate::report::page::{Cell, Part, Section};
 
-use super::{Record, interval, percent, spread, table, times, who};
+use super::{Record, headed, interval, percent, spread, table, times, who};
 
 /// Where ours is behind, before anything else, be it by so little that it cannot be told from equal.
 pub(super) fn losses(record: &Record<'_>) -> Section {
@@ -27,17 +27,7 @@ pub(super) fn losses(record: &Record<'_>) -> Section {
         true => "In no case is another engine ahead of ours. What could not be compared is under “What was measured, and what was not”.".into(),
         false => "No case of this record can be compared: the reasons are under “What was measured, and what was not” and in the remarks.".into(),
     });
-    let columns = [
-        "ahead of ours",
-        "model",
-        "class",
-        "threads",
-        "KV type",
-        "scenario",
-        "case",
-        "by",
-        "ours, times as fast",
-    ];
+    let columns = headed("ahead of ours", &["scenario", "case", "by", "ours, times as fast"]);
     let parts = table("Where BareLM is behind", &columns, rows).unwrap_or(none);
     Section { heading: "Where BareLM is behind".into(), parts: vec![parts] }
 }
@@ -51,20 +41,18 @@ pub(super) fn ratios(record: &Record<'_>) -> Section {
         row.push(times(s.ours_times_best.get("throughput")));
         row
     });
-    let columns = [
+    let columns = headed(
         "engine",
-        "model",
-        "class",
-        "threads",
-        "KV type",
-        "scenario",
-        "case",
-        "first token",
-        "per token",
-        "end to end",
-        "tokens/s",
-        "tokens/s, each at its best threads",
-    ];
+        &[
+            "scenario",
+            "case",
+            "first token",
+            "per token",
+            "end to end",
+            "tokens/s",
+            "tokens/s, each at its best threads",
+        ],
+    );
     let about = Part::Text(
         "How many times as fast ours is: same file, same threads, rounds in turns, with the 95 % interval. Above 1 ours is ahead.".into(),
     );
@@ -90,23 +78,21 @@ pub(super) fn single(record: &Record<'_>) -> Section {
         ]);
         row
     });
-    let columns = [
+    let columns = headed(
         "engine",
-        "model",
-        "class",
-        "threads",
-        "KV type",
-        "case",
-        "first token, ms (median / p95 / p99)",
-        "per token, ms",
-        "end to end, ms",
-        "CV",
-        "tokens/s",
-        "weights read, GB/s",
-        "share of bandwidth (MBU)",
-        "load, ms",
-        "first request, ms",
-    ];
+        &[
+            "case",
+            "first token, ms (median / p95 / p99)",
+            "per token, ms",
+            "end to end, ms",
+            "CV",
+            "tokens/s",
+            "weights read, GB/s",
+            "share of bandwidth (MBU)",
+            "load, ms",
+            "first request, ms",
+        ],
+    );
     let mut parts: Vec<Part> = table("Single requests", &columns, rows.collect()).into_iter().collect();
     parts.extend(latencies(record).map(Part::Chart));
     Section { heading: "Single requests".into(), parts }
@@ -168,21 +154,19 @@ pub(super) fn load(record: &Record<'_>) -> Section {
         ]);
         row
     });
-    let columns = [
+    let columns = headed(
         "engine",
-        "model",
-        "class",
-        "threads",
-        "KV type",
-        "batching",
-        "case",
-        "tokens/s",
-        "good requests/s",
-        "first token, ms (median / p95 / p99)",
-        "between tokens, ms",
-        "waiting in the engine, ms",
-        "remarks",
-    ];
+        &[
+            "batching",
+            "case",
+            "tokens/s",
+            "good requests/s",
+            "first token, ms (median / p95 / p99)",
+            "between tokens, ms",
+            "waiting in the engine, ms",
+            "remarks",
+        ],
+    );
     let mut parts: Vec<Part> = Vec::new();
     let (first, per) = record.run.goodput_limits_ms;
     parts.extend(table("Many requests", &columns, rows.collect()));
@@ -256,23 +240,21 @@ pub(super) fn sustained(record: &Record<'_>) -> Section {
         ]);
         row
     });
-    let columns = [
+    let columns = headed(
         "engine",
-        "model",
-        "class",
-        "threads",
-        "KV type",
-        "batching",
-        "case",
-        "tokens/s",
-        "requests an hour",
-        "end to end, ms (median / p95 / p99)",
-        "share of peak (MFU)",
-        "share of its cores' time",
-        "device busy",
-        "memory's growth, MB a minute",
-        "joules a token",
-    ];
+        &[
+            "batching",
+            "case",
+            "tokens/s",
+            "requests an hour",
+            "end to end, ms (median / p95 / p99)",
+            "share of peak (MFU)",
+            "share of its cores' time",
+            "device busy",
+            "memory's growth, MB a minute",
+            "joules a token",
+        ],
+    );
     let parts = table("Sustained load", &columns, rows.collect()).into_iter().collect();
     Section { heading: "Sustained load".into(), parts }
 }
@@ -306,19 +288,10 @@ pub(super) fn memory(record: &Record<'_>) -> Section {
                 row
             },
         );
-    let columns = [
+    let columns = headed(
         "engine",
-        "model",
-        "class",
-        "threads",
-        "KV type",
-        "scenario",
-        "case",
-        "most memory, MB",
-        "file, MB",
-        "times the file",
-        "device memory, MB",
-    ];
+        &["scenario", "case", "most memory, MB", "file, MB", "times the file", "device memory, MB"],
+    );
     let parts = table("Memory", &columns, rows.collect()).into_iter().collect();
     Section { heading: "Memory".into(), parts }
 }
@@ -338,18 +311,16 @@ pub(super) fn long_context(record: &Record<'_>) -> Section {
         }
         row
     });
-    let columns = [
+    let columns = headed(
         "engine",
-        "model",
-        "class",
-        "threads",
-        "KV type",
-        "context",
-        "first token, ms (median / p95 / p99)",
-        "prompt, tokens/s",
-        "per token at the end, ms",
-        "most memory, MB",
-    ];
+        &[
+            "context",
+            "first token, ms (median / p95 / p99)",
+            "prompt, tokens/s",
+            "per token at the end, ms",
+            "most memory, MB",
+        ],
+    );
     let mut parts: Vec<Part> = table("Long context", &columns, rows.collect()).into_iter().collect();
     let at = |s: &Summary| Some((s.case.context as f64, prompt_rate(s)?));
     let (x, y) = (Axis::log("context, positions"), "prompt, tokens a second");

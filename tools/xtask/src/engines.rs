@@ -25,7 +25,7 @@ use crate::setup::Need;
 use crate::toolchain::Toolchain;
 use crate::{Failure, model, process};
 
-pub use build::{build, command};
+pub use build::{build, command, greeting_of};
 
 /// An engine of another project: an object of `crates/host/engines/engines.json`, which `barelm compare` reads too.
 #[derive(Debug, Deserialize)]

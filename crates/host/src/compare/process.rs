@@ -173,9 +173,11 @@ impl Process {
         &self.hello
     }
 
-    /// The process.
-    pub fn id(&self) -> u32 {
-        self.child.id()
+    /// The processes whose time and memory are the engine's: its own, and those that it says compute for it.
+    pub fn processes(&self) -> Vec<u32> {
+        // What the harness itself takes is counted elsewhere.
+        let further = self.hello.processes.iter().copied().filter(|&id| id != std::process::id());
+        [self.child.id()].into_iter().chain(further).collect()
     }
 
     /// Lets it, and all it started, rest until [`Self::resume`]: threads that go on spinning after an answer would take processors
@@ -387,7 +389,7 @@ mod tests {
             let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
             stat.rsplit_once(')').unwrap().1.split_whitespace().nth(11).unwrap().parse().unwrap()
         };
-        let id = process.id();
+        let [id] = process.processes()[..] else { panic!("it named no other") };
         let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
         let spinning: u32 = children.trim().parse().unwrap();
         process.pause();
@@ -404,5 +406,14 @@ mod tests {
             assert!(begun.elapsed() < wait, "rests on");
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+    #[test]
+    fn processes_that_compute_for_an_engine_are_its_own_but_never_ours() {
+        let processes = vec![1, std::process::id()];
+        let hello = Hello { protocol: VERSION, processes, ..Hello::default() };
+        let script = format!("echo '{}'; cat", serde_json::to_string(&Reply::Hello(hello)).unwrap());
+        let command = EngineCommand { program: "sh".into(), arguments: ["-c".into(), script.into()].into() };
+        let process = Process::start(&command, Patience::default()).unwrap();
+        assert_eq!(process.processes(), [process.child.id(), 1]);
     }
 }

@@ -13,7 +13,7 @@ use super::ops::{NAMES, reference};
 use super::process::{Process, Trouble, unexpected};
 use super::quality::{self, Said};
 use super::record::{AnswerCheck, Arrival, Case, EngineId, OpRow, Outcome, Row, Telemetry, Visit, Writer};
-use super::telemetry::{Sampler, tree};
+use super::telemetry::{Sampler, trees};
 use super::visit::{Measured, prompt, visit};
 use crate::failure::Failure;
 use crate::versus::contention::Watch;
@@ -241,8 +241,10 @@ impl<'r> Runner<'r> {
         }
         let (process, loads) = running.as_mut().expect("started above");
         row.load_ns = loads.ns.take();
-        let sampler = Sampler::begin(process.id(), &row.engine.device);
-        let watch = Watch::begin(tree(process.id()).into_iter());
+        let processes = process.processes();
+        let watched = trees(&processes);
+        let sampler = Sampler::begin(processes, &row.engine.device);
+        let watch = Watch::begin(watched.into_iter());
         let (measured, result) =
             visit(process, &step.planned.case, subject.vocab_size, step.planned.until, self.stop);
         row.contended = watch.end();

@@ -21,11 +21,11 @@ const TICKS: f64 = 100.0;
 /// What the thread has seen: resident memory and the device, and why there is none.
 type Seen = (Vec<(f64, u64)>, Vec<DeviceSample>, Option<String>);
 
-/// A thread that looks at an engine's process and those it started.
+/// A thread that looks at an engine's processes and those they started.
 pub struct Sampler {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Seen>,
-    process: u32,
+    processes: Vec<u32>,
     cpu: Option<f64>,
     own_cpu: Option<f64>,
     energy: Energy,
@@ -33,18 +33,19 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Begins to look at a process that computes on `cpu` or `cuda`.
-    pub fn begin(process: u32, device: &str) -> Self {
+    /// Begins to look at processes that compute on `cpu` or `cuda`.
+    pub fn begin(processes: Vec<u32>, device: &str) -> Self {
         let device = Device::open(device);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let begun = Instant::now();
+        let roots = processes.clone();
         let thread = std::thread::spawn(move || {
             let (mut memory, mut samples) = (Vec::new(), Vec::new());
             // Once at least, however short the measurement or late this thread.
             loop {
                 let t_s = begun.elapsed().as_secs_f64();
-                memory.extend(rss(process).map(|bytes| (t_s, bytes)));
+                memory.extend(rss(&roots).map(|bytes| (t_s, bytes)));
                 samples.extend(device.sample(t_s));
                 if stopped.load(Ordering::Relaxed) {
                     break;
@@ -56,7 +57,8 @@ impl Sampler {
         let energy = Energy::open();
         let before = energy.joules();
         let own_cpu = cpu_s(std::process::id());
-        Sampler { stop, thread, process, cpu: tree_cpu_s(process), own_cpu, energy, before }
+        let cpu = trees_cpu_s(&processes);
+        Sampler { stop, thread, processes, cpu, own_cpu, energy, before }
     }
 
     /// Ends, and says what was seen.
@@ -82,10 +84,11 @@ impl Sampler {
                 None
             }
         };
+        let peaks = self.processes.iter().filter_map(|&id| status_bytes(id, "VmHWM:"));
         Telemetry {
-            cpu_s: between(self.cpu, tree_cpu_s(self.process)),
+            cpu_s: between(self.cpu, trees_cpu_s(&self.processes)),
             harness_cpu_s: between(self.own_cpu, cpu_s(std::process::id())),
-            peak_rss: status_bytes(self.process, "VmHWM:").max(rss.iter().map(|(_, bytes)| *bytes).max()),
+            peak_rss: peaks.max().max(rss.iter().map(|(_, bytes)| *bytes).max()),
             rss,
             package_j,
             device,
@@ -107,9 +110,9 @@ pub fn energy() -> Result<usize, String> {
     }
 }
 
-/// A process and all that it started.
-pub fn tree(process: u32) -> Vec<u32> {
-    let mut all = vec![process];
+/// Processes and all that they started, each once.
+pub fn trees(roots: &[u32]) -> Vec<u32> {
+    let mut all = roots.to_vec();
     let mut at = 0;
     while at < all.len() {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", all[at]));
@@ -119,11 +122,13 @@ pub fn tree(process: u32) -> Vec<u32> {
         }
         at += 1;
     }
+    all.sort_unstable();
+    all.dedup();
     all
 }
 
-fn rss(process: u32) -> Option<u64> {
-    tree(process).into_iter().filter_map(|id| status_bytes(id, "VmRSS:")).reduce(|sum, bytes| sum + bytes)
+fn rss(roots: &[u32]) -> Option<u64> {
+    trees(roots).into_iter().filter_map(|id| status_bytes(id, "VmRSS:")).reduce(|sum, bytes| sum + bytes)
 }
 
 fn status_bytes(process: u32, field: &str) -> Option<u64> {
@@ -132,8 +137,8 @@ fn status_bytes(process: u32, field: &str) -> Option<u64> {
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-fn tree_cpu_s(process: u32) -> Option<f64> {
-    tree(process).into_iter().filter_map(cpu_s).reduce(|sum, seconds| sum + seconds)
+fn trees_cpu_s(roots: &[u32]) -> Option<f64> {
+    trees(roots).into_iter().filter_map(cpu_s).reduce(|sum, seconds| sum + seconds)
 }
 
 /// Processor time of a process: user and system, in seconds.
@@ -188,7 +193,7 @@ impl Energy {
 mod tests {
     use super::*;
 
-    /// A shell whose child spins until both are ended.
+    /// A shell and its children, until they are ended.
     struct Spinning(std::process::Child);
 
     impl Drop for Spinning {
@@ -201,20 +206,28 @@ mod tests {
     }
 
     #[test]
-    fn a_process_and_its_children_are_seen() {
+    fn processes_and_their_children_are_seen() {
         use std::os::unix::process::CommandExt;
+        // An engine that rests while another process, which starts a third, computes for it.
+        let mut engine = std::process::Command::new("sh");
+        engine.args(["-c", "read line"]).stdin(std::process::Stdio::piped()).process_group(0);
+        let resting = Spinning(engine.spawn().unwrap());
         let mut shell = std::process::Command::new("sh");
         let shell = shell.args(["-c", "(while :; do :; done) & wait"]).process_group(0).spawn().unwrap();
         let spinning = Spinning(shell);
         let id = spinning.0.id();
-        let sampler = Sampler::begin(id, "cpu");
+        let roots = [resting.0.id(), id];
+        let sampler = Sampler::begin(roots.to_vec(), "cpu");
         // By the accounts of the tree itself: how long that takes depends on who else works.
-        let used = || tree_cpu_s(id).unwrap();
+        let used = || trees_cpu_s(&[id]).unwrap();
         let (begun, before) = (Instant::now(), used());
         while used() < before + 0.05 && begun.elapsed().as_secs() < 60 {
             std::thread::sleep(Duration::from_millis(20));
         }
         let telemetry = sampler.end();
+        // By now the child is there.
+        let all = trees(&[id, roots[0], id]);
+        assert!(all.len() == 3 && roots.iter().all(|root| all.contains(root)), "{all:?}");
         drop(spinning);
         assert!(telemetry.cpu_s > Some(0.02), "{telemetry:?}");
         assert!(telemetry.peak_rss > Some(100_000) && !telemetry.rss.is_empty(), "{telemetry:?}");

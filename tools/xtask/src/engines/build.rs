@@ -137,8 +137,14 @@ fn cuda_environment() -> Result<Vec<(String, String)>, Failure> {
 
 /// The first line a program says.
 pub fn greeting(program: &Path) -> Result<Value, Failure> {
-    let told = |error: &dyn std::fmt::Display| format!("{}: {error}", program.display());
-    let mut child = Command::new(program)
+    greeting_of(&mut Command::new(program))
+}
+
+/// The first line that is said where a program is started so.
+pub fn greeting_of(command: &mut Command) -> Result<Value, Failure> {
+    let shown = process::shown(command);
+    let told = |error: &dyn std::fmt::Display| format!("{shown}: {error}");
+    let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

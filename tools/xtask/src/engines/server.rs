@@ -98,6 +98,8 @@ pub struct Server {
     pub url: String,
     /// Where it writes what it does.
     pub log: PathBuf,
+    /// Its process.
+    pub process: u32,
     stop: Option<Sender<()>>,
     keeper: Option<JoinHandle<()>>,
 }
@@ -125,12 +127,13 @@ impl Server {
             .spawn()
             .map_err(|error| format!("{shown}: {error}"))?;
         let output = BufReader::new(child.stdout.take().expect("piped"));
+        let process = child.id();
         let (stop, stopped) = mpsc::channel();
         let keeper = std::thread::spawn(move || {
             let _ = stopped.recv_timeout(limit);
             end(child);
         });
-        let mut server = Server { url: String::new(), log, stop: Some(stop), keeper: Some(keeper) };
+        let mut server = Server { url: String::new(), log, process, stop: Some(stop), keeper: Some(keeper) };
         let (tell, told) = mpsc::channel();
         // It reads to the end, so that the server never writes into a pipe that nobody reads.
         std::thread::spawn(move || {

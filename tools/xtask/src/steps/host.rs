@@ -1,7 +1,10 @@
 //! Formatting, lints, documentation and tests on this machine.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
+
+use serde_json::json;
 
 use super::{Run, Step, Verdict};
 use crate::engines::server::{self, Package, Server};
@@ -111,7 +114,8 @@ fn real_server(run: &mut Run) -> Verdict {
 }
 
 fn with_server(run: &mut Run, package: &Path, python: &str) -> Result<(), Failure> {
-    engines::build(Engine::named("openai").expect("it is in the table"), false)?;
+    let openai = Engine::named("openai").expect("it is in the table");
+    engines::build(openai, false)?;
     let tests = || {
         let mut cargo = Toolchain::current().cargo();
         cargo.args(["test", "-p", "barelm-host", "--test", "engines"]);
@@ -125,6 +129,14 @@ fn with_server(run: &mut Run, package: &Path, python: &str) -> Result<(), Failur
     let mut cargo = tests();
     cargo.env("BARELM_CONFORMANCE", "barelm,openai").env("BARELM_OPENAI_URL", &server.url);
     cargo.env_remove("OPENAI_API_KEY");
+    let mut program = Command::new(openai.installed());
+    let hello = engines::greeting_of(program.env("BARELM_OPENAI_URL", &server.url))?;
+    if hello["processes"] != json!([server.process]) {
+        return Err(format!(
+            "openai-bench takes {} for the server's processes, not {}",
+            hello["processes"], server.process
+        ));
+    }
     let before = run.tally.passed;
     run.counted(&mut cargo).map_err(|why| format!("{why}; {}", server.last_words()))?;
     // The tests fail where a server that is named does not answer; that it was asked is seen in its log.

@@ -11,6 +11,7 @@ use barelm::llm::tokenizer::{Special, Tokenizer};
 use barelm_protocol::{Backend, Batched, Batching, Hello, Load};
 
 use crate::Options;
+use crate::local;
 use crate::model::{Manner, Model, Remote};
 use crate::server::Server;
 
@@ -23,14 +24,14 @@ pub struct OpenAi {
     formats: Vec<String>,
     settings: BTreeMap<String, String>,
     version: String,
+    processes: Vec<u32>,
     server: Result<Arc<Remote>, String>,
 }
 
 impl OpenAi {
     /// Looks for the server.
     pub fn new(options: Options) -> Self {
-        let mut settings =
-            BTreeMap::from([("memory".to_owned(), "of this client, not of the server".to_owned())]);
+        let mut settings = BTreeMap::new();
         // Nobody can ask a server for these.
         for name in ["threads", "kv_type", "flash_attention", "cuda_graphs"] {
             settings.insert(name.into(), "the server's own".into());
@@ -40,12 +41,19 @@ impl OpenAi {
         }
         let server = find(&options);
         let mut version = "server of an unknown version".to_owned();
+        let mut processes = Vec::new();
         if let Ok(remote) = &server {
             version = remote.server.version();
+            processes = options.url.as_deref().map(local::processes).unwrap_or_default();
             settings.insert("model".into(), remote.model.clone());
         }
+        let memory = match processes.is_empty() {
+            true => "of this client, not of the server",
+            false => "of this client and of the processes here that listen at the server's address",
+        };
+        settings.insert("memory".into(), memory.into());
         let formats = options.format.into_iter().collect();
-        OpenAi { device: options.device, formats, settings, version, server: server.map(Arc::new) }
+        OpenAi { device: options.device, formats, settings, version, processes, server: server.map(Arc::new) }
     }
 }
 
@@ -78,6 +86,7 @@ impl Backend for OpenAi {
             formats: self.formats.clone(),
             batching: Batching::Continuous,
             max_in_flight: MAX_IN_FLIGHT,
+            processes: self.processes.clone(),
             ..Hello::default()
         }
     }

@@ -3,10 +3,11 @@
 //! 1. [`server`] sends completions and reads the stream of events that answers them.
 //! 2. [`chunk`] reads one event: text, ids where the server tells them, counts.
 //! 3. [`model`] turns ids into requests and events into ids, many at a time.
-//! 4. [`backend`] greets and loads.
+//! 4. [`backend`] greets and loads; [`local`] finds the processes of a server on this machine.
 
 mod backend;
 mod chunk;
+mod local;
 mod model;
 mod server;
 

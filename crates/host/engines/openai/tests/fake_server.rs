@@ -256,6 +256,16 @@ impl Drop for Session {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_server_on_this_machine_is_told_by_its_process() {
+    let (url, _) = serve(Ways::Vllm);
+    let hello = Session::start(&url).1;
+    // The servers of these tests are threads.
+    assert_eq!(hello.processes, [std::process::id()]);
+    assert!(hello.settings["memory"].contains("and of the processes"), "{hello:?}");
+}
+
 #[test]
 fn every_manner_of_asking_gives_the_same_tokens() {
     // A text of words, so that it is the same ids again.

@@ -249,6 +249,10 @@ pub struct Hello {
     pub logits: bool,
     /// Operations it can express.
     pub ops: Vec<String>,
+    /// Processes on this machine that compute for it, besides its own and those that this one started: a server's. Their
+    /// processor time and memory are the engine's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub processes: Vec<u32>,
 }
 
 impl Default for Hello {
@@ -270,6 +274,7 @@ impl Default for Hello {
             cancel: true,
             logits: false,
             ops: Vec::new(),
+            processes: Vec::new(),
         }
     }
 }

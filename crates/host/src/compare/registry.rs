@@ -66,7 +66,8 @@ pub fn known() -> &'static [Known] {
                 minutes,
                 mib,
                 settings: engine.settings.clone(),
-                row_of: engine.row_of,
+                // Another build for CPUs cannot stand for one for GPUs.
+                row_of: engine.row_of.filter(|_| behind.is_empty()),
             };
             let takes = (engine.minutes, engine.mib);
             let cuda_takes = engine.cuda_takes.unwrap_or(takes);
@@ -144,6 +145,8 @@ mod tests {
             (cuda.program, &*cuda.build),
             ("candle-cuda-bench", "cargo xtask engines build candle --cuda")
         );
+        let row_of = |name: &str| Known::find(name).unwrap().row_of;
+        assert_eq!((row_of("mistralrs"), row_of("mistralrs-cuda")), (Some("mistralrs-wheel"), None));
     }
 
     #[test]

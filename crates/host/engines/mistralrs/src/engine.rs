@@ -31,8 +31,8 @@ use crate::tokens::Watcher;
 /// Sequences it computes at the same time, at most.
 const MAX_SEQUENCES: usize = 128;
 
-/// What it computes on.
-const DEVICE: &str = "cpu";
+/// Where this build computes.
+const DEVICE: &str = if cfg!(feature = "cuda") { "cuda" } else { "cpu" };
 
 /// Types of activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +57,16 @@ impl Activations {
     }
 }
 
+/// The CPU, or the first GPU.
+fn device() -> Result<Device, String> {
+    match cfg!(feature = "cuda") {
+        // The first line: the rest is where in candle it was found.
+        true => Device::new_cuda(0)
+            .map_err(|error| error.to_string().lines().next().unwrap_or_default().to_owned()),
+        false => Ok(Device::Cpu),
+    }
+}
+
 impl Backend for MistralRs {
     fn hello(&self) -> Hello {
         let (compiled, detected) = (cpu::compiled(), cpu::detected());
@@ -71,11 +81,13 @@ impl Backend for MistralRs {
         ];
         let formats = ["F32", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"];
         Hello {
-            engine: "mistral.rs".into(),
+            engine: if cfg!(feature = "cuda") { "mistral.rs-cuda" } else { "mistral.rs" }.into(),
             version: "mistralrs 0.8.1".into(),
-            crippled: cpu::crippled(&compiled, &detected),
+            // On a GPU the CPU's kernels matter to nobody.
+            crippled: cpu::crippled(&compiled, &detected).filter(|_| DEVICE == "cpu"),
             compiled,
             detected,
+            unavailable: device().err(),
             device: DEVICE.into(),
             settings: BTreeMap::from(settings.map(|(name, value)| (name.to_owned(), value.to_owned()))),
             formats: formats.map(str::to_owned).to_vec(),
@@ -146,13 +158,14 @@ impl MistralRs {
             Activations::Auto => ModelDType::Auto,
         };
         // The library reads the folder as if it were a repository, in a runtime of its own.
+        let device = device()?;
         let pipeline = runtime.block_on(async {
             loader
                 .load_model_from_hf(
                     None,
                     TokenSource::None,
                     &dtype,
-                    &Device::Cpu,
+                    &device,
                     true,
                     DeviceMapSetting::Auto(AutoDeviceMapParams::default_text()),
                     None,

@@ -436,6 +436,7 @@ mod tests {
             detected: Vec::new(),
             crippled: Some("c".into()),
             unavailable: Some("u".into()),
+            processes: vec![1],
             settings: BTreeMap::from([("k".into(), "w".into())]),
             formats: vec!["F32".into()],
             batching: Batching::Continuous,

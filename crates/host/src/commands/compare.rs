@@ -21,8 +21,8 @@ use crate::environment;
 use crate::failure::Failure;
 use crate::team::default_threads;
 
-/// What a first look may take if nothing else is said. Slow engines need more than their share, and load for longer than is planned: 13
-/// minutes planned became 15 with the six engines of the first record, and 26 with seven, one of them built twice.
+/// What a first look may take if nothing else is said. Slow engines need more than their share, and load for longer than is planned: 8
+/// minutes planned became 16 with six engines; 13 became 26 with seven, one of them built twice.
 const QUICK_BUDGET: Duration = Duration::from_secs(8 * 60);
 
 /// Rounds that a budget leaves at least, unless --rounds says more or fewer.

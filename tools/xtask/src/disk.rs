@@ -1,6 +1,7 @@
 //! Space on the disk: a compiler that runs out of it says everything but that.
 
 use std::path::Path;
+use std::process::Command;
 
 use crate::{Failure, process};
 
@@ -17,26 +18,32 @@ const FULL_MB: u64 = 200;
 ///
 /// Where POSIX's `df` is missing or prints something else.
 fn free_megabytes(folder: &Path) -> Result<u64, Failure> {
-    parsed(&process::read(process::command("df").arg("-Pk").arg(folder))?)
-        .ok_or_else(|| format!("df -Pk {}: not what POSIX says it prints", folder.display()))
-}
-
-/// The fourth column of the second line, in units of 1024 bytes (POSIX.1-2017, `df`, option `-P`).
-fn parsed(text: &str) -> Option<u64> {
-    let kibibytes: u64 = text.lines().nth(1)?.split_whitespace().nth(3)?.parse().ok()?;
-    Some(kibibytes * 1024 / 1_000_000)
+    // The fourth column of the line behind the heading (POSIX.1-2017, `df`, option `-P`).
+    megabytes(process::command("df").arg("-Pk").arg(folder), 1, 3)
 }
 
 /// Megabytes that `folder` takes; none where it does not exist. Files with several names, of which cargo makes many, count once.
+///
+/// # Errors
+///
+/// Where POSIX's `du` is missing or prints something else.
 fn used_megabytes(folder: &Path) -> Result<u64, Failure> {
-    if !folder.exists() {
-        return Ok(0);
+    match folder.exists() {
+        true => megabytes(process::command("du").arg("-sk").arg(folder), 0, 0),
+        false => Ok(0),
     }
-    let text = process::read(process::command("du").arg("-sk").arg(folder))?;
-    let kibibytes: Option<u64> = text.split_whitespace().next().and_then(|number| number.parse().ok());
-    kibibytes
-        .map(|kibibytes| kibibytes * 1024 / 1_000_000)
-        .ok_or_else(|| format!("du -sk {}: not what POSIX says it prints", folder.display()))
+}
+
+/// The number in this line and column of what a command prints, in units of 1024 bytes.
+fn megabytes(command: &mut Command, line: usize, column: usize) -> Result<u64, Failure> {
+    let text = process::read(command)?;
+    parsed(&text, line, column)
+        .ok_or_else(|| format!("{}: not what POSIX says it prints", process::shown(command)))
+}
+
+fn parsed(text: &str, line: usize, column: usize) -> Option<u64> {
+    let kibibytes: u64 = text.lines().nth(line)?.split_whitespace().nth(column)?.parse().ok()?;
+    Some(kibibytes * 1024 / 1_000_000)
 }
 
 /// Says what to do where a whole run of the tests may not fit; builds that are there already are counted.
@@ -51,9 +58,10 @@ pub fn room_for_a_whole_run() -> Result<(), Failure> {
         return Ok(());
     }
     Err(format!(
-        "{free} MB are free at {}, and a whole run may write {needed} MB more: make room, let CARGO_TARGET_DIR name \
-         another disk, or set CARGO_INCREMENTAL=0, which takes a quarter less",
-        existing.display()
+        "{free} MB are free at {}, and a whole run may write {needed} MB more: make room, or let CARGO_TARGET_DIR name \
+         another disk{}",
+        existing.display(),
+        if incremental { "; CARGO_INCREMENTAL=0 takes a quarter less" } else { "" }
     ))
 }
 
@@ -76,8 +84,8 @@ mod tests {
     fn free_space_is_read_in_the_form_of_posix() {
         let text = "Filesystem     1024-blocks     Used Available Capacity Mounted on\n\
                     /dev/sda1        263174212 45678901   4000000      96% /\n";
-        assert_eq!(parsed(text), Some(4096));
-        assert_eq!(parsed("df: no such file\n"), None);
+        assert_eq!(parsed(text, 1, 3), Some(4096));
+        assert_eq!(parsed("df: no such file\n", 1, 3), None);
     }
 
     #[test]

@@ -14,8 +14,8 @@
 //! 8. [`symbolize`] names the addresses of a failure's report.
 //! 9. [`trace`] makes a file for a trace viewer of what the image recorded.
 //! 10. [`logs`] decodes what it logs.
-//! 11. [`steps`] is everything CI runs.
-//! 12. [`process`], [`files`] and [`disk`] are what all of them use.
+//! 11. [`steps`] is everything CI runs, for which [`disk`] looks for room.
+//! 12. [`process`] and [`files`] are what all of them use.
 
 mod boards;
 mod boot_words;

@@ -407,6 +407,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+
     #[test]
     fn processes_that_compute_for_an_engine_are_its_own_but_never_ours() {
         let processes = vec![1, std::process::id()];

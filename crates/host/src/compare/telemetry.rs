@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::record::{DeviceSample, Telemetry};
+use crate::versus::contention;
 
 mod device;
 
@@ -15,8 +16,6 @@ use device::Device;
 
 /// Between two looks. Each costs well under a millisecond.
 const PERIOD: Duration = Duration::from_millis(500);
-/// Ticks of Linux's accounts in a second.
-const TICKS: f64 = 100.0;
 
 /// What the thread has seen: resident memory and the device, and why there is none.
 type Seen = (Vec<(f64, u64)>, Vec<DeviceSample>, Option<String>);
@@ -143,10 +142,7 @@ fn trees_cpu_s(roots: &[u32]) -> Option<f64> {
 
 /// Processor time of a process: user and system, in seconds.
 fn cpu_s(process: u32) -> Option<f64> {
-    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    let (_, fields) = text.rsplit_once(')')?;
-    let mut fields = fields.split_whitespace().skip(11).map(str::parse::<u64>);
-    Some((fields.next()?.ok()? + fields.next()?.ok()?) as f64 / TICKS)
+    Some(contention::ticks(process)? as f64 / contention::TICKS)
 }
 
 /// Counters of energy of the processor packages.

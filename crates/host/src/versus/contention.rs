@@ -4,7 +4,7 @@ use std::fs::read_to_string;
 use std::time::Instant;
 
 /// Ticks of the system's accounting in a second: the same on every Linux.
-const TICKS: f64 = 100.0;
+pub const TICKS: f64 = 100.0;
 /// The share of all processors that others may use, for what always runs.
 const TOLERATED: f64 = 0.03;
 /// Rounding of the accounts, in ticks.
@@ -56,8 +56,12 @@ fn busy_in(text: &str) -> Option<u64> {
 }
 
 fn own(processes: &[u32]) -> u64 {
-    let ticks = |id: &u32| ticks_in(&read_to_string(format!("/proc/{id}/stat")).ok()?);
-    processes.iter().filter_map(ticks).sum()
+    processes.iter().filter_map(|&process| ticks(process)).sum()
+}
+
+/// Ticks that a process has computed, user and system; `None` where there is no such process, or no such account.
+pub fn ticks(process: u32) -> Option<u64> {
+    ticks_in(&read_to_string(format!("/proc/{process}/stat")).ok()?)
 }
 
 /// Ticks of a process in its `stat`: those of all its threads. Its name, in parentheses, may hold anything.

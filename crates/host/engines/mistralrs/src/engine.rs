@@ -157,8 +157,8 @@ impl MistralRs {
             Activations::F32 => ModelDType::F32,
             Activations::Auto => ModelDType::Auto,
         };
-        // The library reads the folder as if it were a repository, in a runtime of its own.
         let device = device()?;
+        // The library reads the folder as if it were a repository, in a runtime of its own.
         let pipeline = runtime.block_on(async {
             loader
                 .load_model_from_hf(
